@@ -82,7 +82,8 @@ def main(argv: list[str]) -> int:
         date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         version = versions("ssl-jax")["ssl-jax"]
         footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
-        sheets.write(output, render(runs, protocols.titles(), protocols.scores(), footer))
+        titles = protocols.titles(name.rpartition("/")[2] for run in runs for name in run.last)
+        sheets.write(output, render(runs, titles, protocols.scores(), footer))
         terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -31,6 +31,18 @@ def gather(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def whole(tree: Any) -> Any:
+    """Return arrays as whole NumPy arrays in every process, all of which must call this: those that
+    are split over processes are gathered, the others are copied.
+    """
+
+    def on_host(x: Any) -> np.ndarray:
+        split = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+        return np.asarray(gather(x) if split else x)
+
+    return jax.tree.map(on_host, tree)
+
+
 def prefetch_to_device(
     iterator: Iterable[Any], sharding: jax.sharding.Sharding, depth: int = 2
 ) -> Iterator[Any]:

@@ -37,7 +37,7 @@ def read_pairs(path: str, where: str) -> list[tuple[str, str]]:
       UserError: a file that cannot be read or has another format; it starts with `where`.
     """
     try:
-        text = Path(path).read_text("utf-8-sig")
+        text = Path(path).expanduser().read_text("utf-8-sig")
         if text.lstrip().startswith("{"):
             entries = from_json(text, object_pairs_hook=list)
             if any(isinstance(above, (list, dict)) for _, above in entries):

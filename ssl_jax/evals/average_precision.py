@@ -40,6 +40,14 @@ def _envelope(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.
     return recall[:-1][::-1], best[::-1]
 
 
+def precision_titles(name: str, title: str) -> dict[str, str]:
+    """Return the titles of the numbers of `mean_average_precision`, which start with `title`."""
+    return {
+        f"{name}_map": f"{title}, mean average precision",
+        f"{name}_11point": f"{title}, 11-point average precision",
+    }
+
+
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray, name: str) -> dict[str, float]:
     """Average over the classes: `NAME_map` of exact areas, `NAME_11point` of `eleven_points`.
 

@@ -40,7 +40,8 @@ class Protocol:
       every_stage: whether, if no stage is set, it measures all stages of the methods that ask for
         that (`Objective.probe_every_stage`).
       of_pixels: settings that apply to raw pixels only; `evaluate` does not sweep them.
-      titles: number, without the prefix -> its name in tables; others are shown as they are.
+      titles: number, without the prefix -> its name in tables, for every number that the protocol
+        returns; see `titles.titles_of`.
       scores: starts of the names of its scores, for which larger is better and 1 is perfect.
       decides: starts of the names of its scores that decide whether a run has learned something.
       last_resort: whether they do only where no other protocol does.
@@ -107,15 +108,16 @@ class Protocol:
         Raises:
           UserError: the data or the network do not allow it.
         """
+        self.check(subject)
         return next(numbers for _, numbers in self.measure_all([self], subject))
 
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """Yield each of `settings` with its numbers, as soon as they are measured."""
-        for setting in settings:
-            setting.check(subject)
+        """Yield each of `settings`, which have been checked, with its numbers, as soon as they are
+        measured.
+        """
         for setting in settings:
             yield setting, setting.measure(subject)
 
@@ -135,8 +137,6 @@ class AtLayer(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        for setting in settings:
-            setting.check(subject)
         if cls.labels:
             subject.read(settings)
         for setting in settings:

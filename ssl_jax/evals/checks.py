@@ -80,6 +80,16 @@ def check_classes(train: np.ndarray, test: np.ndarray) -> None:
         raise NotMeasurable("no evaluation example is of a class that the training data have")
 
 
+def check_several(labels: np.ndarray, what: str) -> None:
+    """Check that labels (N,) are of several classes; a table of labels (N, C) may be any.
+
+    Raises:
+      NotMeasurable: they are of one class; the message starts with `what`.
+    """
+    if labels.ndim == 1 and len(np.unique(labels)) < 2:
+        raise NotMeasurable(f"{what}: the training data have labels of one class only")
+
+
 def check_targets(train: np.ndarray, test: np.ndarray) -> None:
     """Check that tables of labels (N, C) and (M, C), 1 for a class that an image shows, 0 for
     others and -1 if that is not known, allow a score.

@@ -33,14 +33,26 @@ class TrainedClassifier:
     votes: bool = False
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """Return the probability of each class (N, C) float64."""
-        scores = self.scores(rows).astype(np.float64)
+        """Return the probability of each class (N, C) float64.
+
+        Raises:
+          NotMeasurable: a score is NaN; also raised by `possible`.
+        """
+        scores = self._checked(rows).astype(np.float64)
         return scores if self.votes else np.asarray(softmax(scores, axis=1))
 
     def possible(self, rows: np.ndarray) -> np.ndarray:
         """Return the scores (N, C), -inf for classes without a vote, which are never predicted."""
-        scores = self.scores(rows)
+        scores = self._checked(rows)
         return np.where(scores > 0, scores, -np.inf) if self.votes else scores
+
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        scores = self.scores(rows)
+        if broken := int(np.isnan(scores).any(axis=1).sum()):
+            raise NotMeasurable(
+                f"the classifier's scores of {broken} of {len(rows)} images are NaN"
+            )
+        return scores
 
 
 _trained: WeakKeyDictionary[Subject, dict[Hashable, TrainedClassifier]] = WeakKeyDictionary()

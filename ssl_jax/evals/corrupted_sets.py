@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import shifted_digits
-from ssl_jax.evals.shifted_sets import ShiftedSet, open_shifted
+from ssl_jax.evals.shifted_sets import CLEAN, ShiftedSet, open_shifted
 
 # The errors of AlexNet, averaged over the severities (table 1 of the paper, and its release).
 ALEXNET = {
@@ -30,7 +30,6 @@ ALEXNET = {
     "jpeg_compression": 0.606500,
 }
 ALEXNET_CLEAN = 0.435
-CLEAN = "clean"  # the key of the error on images that are not corrupted
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -60,7 +59,7 @@ def corrupted_specs(data: str) -> dict[str, dict[int, str]]:
     "shifted_digits".
 
     Raises:
-      UserError: no such folder, or one without them.
+      UserError: no such folder, one without them, or a corruption of the name "clean".
     """
     if data == "shifted_digits":
         return {
@@ -73,9 +72,14 @@ def corrupted_specs(data: str) -> dict[str, dict[int, str]]:
     sets: dict[str, dict[int, str]] = {}
     for folder in sorted(root.iterdir()):
         inside = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
-        severities = sorted(int(p.name) for p in inside if p.name.isdecimal())
+        severities = sorted((int(p.name), f"folder:{p}") for p in inside if p.name.isdecimal())
+        if severities and folder.name == CLEAN:
+            raise UserError(
+                f"corruptions.data: {folder} is no corruption: the error on the evaluation images "
+                f"is called {CLEAN!r}; rename it"
+            )
         if severities:
-            sets[folder.name] = {s: f"folder:{folder / str(s)}" for s in severities}
+            sets[folder.name] = dict(severities)
     if not sets:
         raise UserError(f"corruptions.data: {root} holds no folder CORRUPTION/SEVERITY/CLASS")
     return sets

@@ -35,6 +35,7 @@ def files_in(folder: Path) -> list[Path]:
     Raises:
       UserError: no such folder, or no image in it.
     """
+    folder = folder.expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     paths, _ = image_files(str(folder), str(folder))

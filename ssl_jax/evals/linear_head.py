@@ -16,6 +16,11 @@ from ssl_jax.evals.scores import accuracies, best_classes, guesses_of
 SMALL = 2**24  # numbers in the features below which one thread is faster
 
 
+def chosen_titles(name: str, title: str) -> dict[str, str]:
+    """Return the titles of the numbers NAME_... of `LinearHead.chosen_by`."""
+    return {f"{name}_top1": title, f"{name}_map": f"{title}, mean average precision"}
+
+
 class LinearHead(NamedTuple):
     """logits = (x - mean) / deviation @ weight + bias, of features (N, D)."""
 

@@ -21,12 +21,12 @@ def listed_rows(path: str, source: Source) -> np.ndarray:
         no example or several.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines()]
+        text = Path(path).expanduser().read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(
             f"list {path}: {getattr(e, 'strerror', None) or 'not a text file'}"
         ) from None
-    lines = [line for line in lines if line]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"list {path}: it is empty; expected one example name per line")
     if source.names is None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,28 +39,39 @@ def key(record: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return path -> digest for each file or folder that a setting names: of the file's content, or
-    of the names and sizes in the folder and a sample of the bytes. So a change of the file makes a
-    different request. The name of a data set, "coco:PATH#part", names the file or folder PATH;
-    "NAME=" before it is ignored.
+def digest_of(path: Path) -> str:
+    """Return a digest of a file's content, or of the names and sizes in a folder and a sample of
+    the bytes. A folder of millions of images takes minutes to list.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    if (path / "checkpoints").is_dir():  # a run, whose evaluations add files
+        inside = [path / "config.json", *sorted((path / "checkpoints").rglob("*"))]
+    sizes = [file.stat().st_size for file in inside]
+    for file, size in zip(inside, sizes, strict=True):
+        digest.update(f"{file.relative_to(path)} {size}\n".encode())
+    if inside:
+        digest.update(sample(list(map(str, inside)), sizes))
+    if path.is_file():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def named_files(
+    settings: Mapping[str, Any], digest: Callable[[Path], str] = digest_of
+) -> dict[str, str]:
+    """Return path -> digest for each file or folder that a setting names. So a change of the file
+    makes a different request. The name of a data set, "coco:PATH#part", names the file or folder
+    PATH; "NAME=" before it is ignored.
+
+    Args:
+      digest: `digest_of`, or a version that caches.
     """
     digests = {}
     for value in settings.values():
         for text in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(text, str) and text and (path := _path(text)).exists():
-                digest = hashlib.blake2b(digest_size=8)
-                inside = sorted(path.rglob("*")) if path.is_dir() else []
-                if (path / "checkpoints").is_dir():  # a run, whose evaluations add files
-                    inside = [path / "config.json", *sorted((path / "checkpoints").rglob("*"))]
-                sizes = [file.stat().st_size for file in inside]
-                for file, size in zip(inside, sizes, strict=True):
-                    digest.update(f"{file.relative_to(path)} {size}\n".encode())
-                if inside:
-                    digest.update(sample(list(map(str, inside)), sizes))
-                if path.is_file():
-                    digest.update(path.read_bytes())
-                digests[text] = digest.hexdigest()
+                digests[text] = digest(path)
     return digests
 
 

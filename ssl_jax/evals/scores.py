@@ -27,6 +27,15 @@ def best_classes(scores: np.ndarray, count: int) -> np.ndarray:
     return best
 
 
+def accuracy_titles(name: str, title: str) -> dict[str, str]:
+    """Return the titles of the `accuracies` NAME_..., all of which start with `title`."""
+    return {
+        f"{name}_top1": title,
+        f"{name}_top5": f"{title}, first 5 guesses",
+        f"{name}_mean_per_class": f"{title}, mean over classes",
+    }
+
+
 def accuracies(guesses: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
     """Score guesses: `NAME_top1` is the share of first guesses that are right,
     `NAME_mean_per_class` the mean of that share per class, over the classes that occur, and, with

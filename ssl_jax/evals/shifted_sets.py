@@ -19,6 +19,7 @@ from ssl_jax.evals.superclasses import read_superclasses
 from ssl_jax.objectives.base import Probe
 
 _NAMED = re.compile(r"(\w+)=(.+)")
+CLEAN = "clean"  # in the names of numbers: the images of the evaluation set
 NO_CLASS = "-1"  # in ImageNet-9's file: a class of ImageNet that is in none of the nine
 
 
@@ -124,9 +125,11 @@ def class_numbers(names: Sequence[str], class_names: Sequence[str], where: str) 
     return np.array([number[name] for name in names])
 
 
-def wider_classes(path: str, class_names: Sequence[str], wider: Sequence[str]) -> np.ndarray:
+def wider_classes(
+    path: str, class_names: Sequence[str], wider: Sequence[str], where: str = "classes"
+) -> np.ndarray:
     """Return the number among `wider` of the wider class of each of `class_names` (C,), -1 for
-    none.
+    none. Messages start with `where`.
 
     The file has an entry `CLASS WIDER` per class, see `read_superclasses`; both by name or by
     number, of the names in order. "-1" stands for none, as in ImageNet-9's in_to_in9.json. Without
@@ -137,7 +140,7 @@ def wider_classes(path: str, class_names: Sequence[str], wider: Sequence[str]) -
     """
     if not path:
         of = np.full(len(class_names), -1)
-        of[class_numbers(wider, class_names, "classes")] = np.arange(len(wider))
+        of[class_numbers(wider, class_names, f"{where}, without a file")] = np.arange(len(wider))
         return of
     superclasses = read_superclasses(path, class_names)
     known = [name for name in superclasses.names if name != NO_CLASS]
@@ -149,11 +152,11 @@ def wider_classes(path: str, class_names: Sequence[str], wider: Sequence[str]) -
     of_wider = np.array([number.get(name, -1) for name in superclasses.names])
     if unknown := [name for name in known if name not in number]:
         raise UserError(
-            f"classes {path}: no class {unknown[0]!r} in the test set; expected one of "
+            f"{where} {path}: no class {unknown[0]!r} in the test set; expected one of "
             f"{', '.join(wider[:5])}"
         )
     if empty := [name for i, name in enumerate(wider) if i not in of_wider]:
-        raise UserError(f"classes {path}: no class of the training set is a {empty[0]!r}")
+        raise UserError(f"{where} {path}: no class of the training set is a {empty[0]!r}")
     return np.where(superclasses.of >= 0, of_wider[superclasses.of], -1)
 
 
@@ -161,7 +164,7 @@ def named_specs(specs: Sequence[str], where: str) -> dict[str, str]:
     """Return name -> spec of "NAME=SPEC" or "SPEC", whose name is the end of its path.
 
     Raises:
-      UserError: two sets of one name.
+      UserError: two sets of one name, or a name that the numbers of the clean images have.
     """
     named: dict[str, str] = {}
     for text in specs:
@@ -169,6 +172,10 @@ def named_specs(specs: Sequence[str], where: str) -> dict[str, str]:
         name, spec = match.groups() if match else (_name_of(text), text)
         if name in named:
             raise UserError(f"{where}: two sets are called {name!r}; write NAME={spec}")
+        if name == CLEAN or name.endswith(f"_{CLEAN}"):
+            raise UserError(
+                f"{where}: a set is called {name!r}, as the clean images are; write NAME={spec}"
+            )
         named[name] = spec
     return named
 

@@ -14,6 +14,7 @@ from ssl_jax.evals import protocols
 from ssl_jax.evals.collapse import SAYS, kind_of
 
 ASIDE = ("collapse", "dimensions")  # numbers that are only shown with others
+SIDE = "_mean_per_class"  # ends the names of numbers that are only in files and reports
 HELP = (
     "what usually helps: a longer run (train.steps), another method (ssl-jax methods), milder "
     "crops (a larger area of the views), or weights to start from (train.init_from)"
@@ -97,7 +98,7 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
         scores = [(score, who) for score, who in scores if math.isfinite(score)]
         if scores:
             best, who = max(scores)
-            text = f"{protocols.titles().get(name, name)}, {value:.3f} against {best:.3f}"
+            text = f"{protocols.title(name)}, {value:.3f} against {best:.3f}"
             gaps[name] = value - best, who, text
     if strong := {name: gap for name, gap in gaps.items() if name.startswith(protocols.decisive())}:
         gaps = strong
@@ -118,11 +119,12 @@ def _judges(name: str) -> bool:
 
 def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
     """Format the scores of an evaluation during a run as one line; "" without any."""
-    titles = protocols.titles()
+    measured = {key[5:]: value for key, value in numbers.items() if key.startswith("eval/")}
+    shown = protocols.titles(measured, families=False)
     scores = [
-        f"{name.removeprefix('eval/')} {number(value)}"
-        for name, value in numbers.items()
-        if name.startswith("eval/") and (_judges(name[5:]) or name[5:] in titles)
+        f"{name} {number(value)}"
+        for name, value in measured.items()
+        if _judges(name) or (name in shown and not name.endswith(SIDE))
     ]
     if "diag/rankme" in numbers:
         scores.append(f"rankme {number(numbers['diag/rankme'])}")
@@ -131,8 +133,7 @@ def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
 
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
     """List keys of the metrics with their names: those with titles in order, then all others."""
-    titles = protocols.titles()
     keys = {key.split("/", 1)[1]: key for key in last if key.startswith(("eval/", "diag/"))}
-    hidden = {m for m in keys if m in ASIDE or m.endswith("_mean_per_class")}
-    ordered = [m for m in titles if m in keys] + sorted(keys.keys() - titles.keys() - hidden)
-    return [(keys[m], titles.get(m, m)) for m in ordered]
+    names = sorted(name for name in keys if name not in ASIDE and not name.endswith(SIDE))
+    titles = protocols.titles(names)
+    return [(keys[n], titles.get(n, n)) for n in dict.fromkeys((*titles, *names))]

@@ -16,7 +16,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.versions import versions
 from ssl_jax.evals.base import Protocol, Subject, measured
 from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, not_finite
-from ssl_jax.evals.records import Record, ResultsFile, key, named_files
+from ssl_jax.evals.records import Record, ResultsFile, digest_of, key, named_files
 from ssl_jax.objectives.base import Encoder, Probe
 from ssl_jax.run import weights_file
 from ssl_jax.run.baselines import Baselines, Numbers, run_config, untrained
@@ -66,6 +66,7 @@ def measure(
         start = functools.cache(functools.partial(untrained, experiment))
         config = run_config(folder)
         last = experiment.spec.total_steps if follow else None
+        digest = functools.cache(digest_of)  # of all protocols, settings and checkpoints
         for number in steps_of(folder, checkpoints, step, last):
             encoder = functools.cache(functools.partial(restored, number))
             run = {
@@ -83,7 +84,7 @@ def measure(
                     for name, settings in task.settings.items():
                         common = run | {"protocol": name} | task.identity
                         records = {
-                            protocol: common | request_settings(protocol, probe)
+                            protocol: common | request_settings(protocol, probe, digest)
                             for protocol in settings
                         }
                         try:
@@ -171,10 +172,10 @@ def measure_missing(
         started = time.monotonic()
 
 
-def request_settings(protocol: Protocol, probe: Probe) -> Record:
-    """Return a protocol's settings, and digests of the files that they name."""
+def request_settings(protocol: Protocol, probe: Probe, digest: Callable[[Path], str]) -> Record:
+    """Return a protocol's settings, and digests of the files that they name; see `named_files`."""
     settings = plain(protocol, probe)
-    files = named_files(settings)
+    files = named_files(settings, digest)
     return {"settings": settings} | ({"files": files} if files else {})
 
 

@@ -161,7 +161,7 @@ def _of_records(run: RestoredRun) -> list[Row]:
 
 def _title(metric: str) -> str:
     """Return the display name of a metric, "eval/knn_top1"."""
-    return protocols.titles().get(metric.rpartition("/")[2], metric.partition("/")[2])
+    return protocols.title(metric.rpartition("/")[2])
 
 
 def _protocol(record: Record) -> str:

@@ -216,7 +216,7 @@ class ProtocolsTest(parameterized.TestCase):
             self.addCleanup(sys.modules.pop, f"{protocols.__name__}.class_mean", None)
             section = {"protocols": ("class_mean", "knn"), "class_mean": {"power": 0.5}}
             made = config.build(with_protocols(EvalsConfig.__base__), section, "evals")
-            self.assertEqual(protocols.titles()["class_mean_top1"], "nearest class mean")
+            self.assertEqual(protocols.title("class_mean_top1"), "nearest class mean")
             self.assertIn("class_mean", protocols.scores())
             self.assertIn("class_mean_top1", protocols.decisive())
             train, test = source(np.arange(40) % 4), source(np.arange(20) % 4, 1)

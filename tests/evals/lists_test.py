@@ -1,6 +1,7 @@
 """Lists of labelled examples: how names match examples, and errors of bad lists."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -33,6 +34,11 @@ class ListsTest(parameterized.TestCase):
     )
     def test_names(self, text, rows):
         np.testing.assert_array_equal(listed_rows(self.write(text), named_source()), rows)
+
+    def test_a_list_in_the_home_folder(self):
+        home = str(Path(self.write("2.jpg\n")).parent)
+        with mock.patch.dict("os.environ", {"HOME": home}):
+            np.testing.assert_array_equal(listed_rows("~/some.txt", named_source()), [1])
 
     @parameterized.parameters(
         ("", "it is empty"),

@@ -27,6 +27,7 @@ from ssl_jax.evals.images import Images, Labelled
 from ssl_jax.evals.protocols import knn, svm
 from ssl_jax.evals.protocols.fewshot import few_labels
 from ssl_jax.evals.protocols.linear import Linear, fit, split
+from ssl_jax.evals.titles import titles_of
 from ssl_jax.objectives.base import Probe
 
 QUICK = {
@@ -73,6 +74,8 @@ def measure(name, train, test, **settings):
     protocol = EvalsConfig().protocol(name)
     protocol = dataclasses.replace(protocol, **QUICK.get(name, {}) | settings)
     ((_, numbers),) = measured([protocol], subject(train, test))
+    names = {key.removeprefix("eval/") for key in numbers}
+    assert titles_of(names, protocol.titles).keys() == names, names
     return numbers
 
 

@@ -13,6 +13,7 @@ from tests.evals.setting_files import files
 from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]
+DETECTIONS = 3  # of `measuring`: numbers, an error, a failure
 
 
 class ProcessesTest(absltest.TestCase):
@@ -21,7 +22,10 @@ class ProcessesTest(absltest.TestCase):
         folder = Path(self.create_tempdir().full_path)
         (folder / "files.json").write_text(json.dumps(files(folder)))
         one = self.measure(folder, processes=1, devices=1)[0]
+        starts = folder / "cache" / "detection" / "starts"
+        self.assertLen(starts.read_text().splitlines(), DETECTIONS)
         first, second = self.measure(folder, processes=2, devices=2)
+        self.assertLen(starts.read_text().splitlines(), 2 * DETECTIONS)  # by one of the two
         self.assertEqual(first, second)
         self.assertEqual((one.pop("devices"), first.pop("devices")), (1, 4))
         self.assertEqual(one.keys(), first.keys())
@@ -31,6 +35,7 @@ class ProcessesTest(absltest.TestCase):
 
     def measure(self, folder, processes, devices):
         env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+        env |= {"SSL_JAX_CACHE": str(folder / "cache")}
         coordinator = meeting().partition("=")[2]
         started = [
             subprocess.Popen(

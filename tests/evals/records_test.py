@@ -1,3 +1,4 @@
+import functools
 import json
 import multiprocessing
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 from absl.testing import absltest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.records import ResultsFile, key, named_files
+from ssl_jax.evals.records import ResultsFile, digest_of, key, named_files
 
 
 def record(k, top1=0.5, **more):
@@ -50,6 +51,16 @@ class ResultsTest(absltest.TestCase):
         named = named_files({"sets": [f"v2=folder:{masks}", f"folder:{masks}#1"]})
         self.assertEqual(set(named.values()), {digests[3][str(masks)]})
         self.assertLen(named, 2)
+
+    def test_a_folder_of_several_settings_is_listed_once(self):
+        folder = Path(self.create_tempdir().full_path)
+        (folder / "1.png").write_text("x")
+        listed = []
+        digest = functools.cache(lambda path: listed.append(path) or digest_of(path))
+        for data in (f"folder:{folder}", str(folder)):
+            digests = named_files({"data": data}, digest)
+            self.assertEqual(digests, named_files({"data": data}))
+        self.assertEqual(listed, [folder])
 
     def test_a_question_has_one_answer(self):
         for top1 in (0.5, 0.6):

@@ -1,5 +1,5 @@
-"""Every setting of every protocol changes the measurement, or is refused. The tables below must
-name each field: a new setting without a second value fails the test.
+"""Every setting of every protocol changes the measurement, or is refused, and every number has a
+title. The tables below must name each field: a new setting without a second value fails the test.
 """
 
 import dataclasses
@@ -16,10 +16,11 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.evals import protocols
-from ssl_jax.evals.base import Subject
+from ssl_jax.evals.base import Subject, measured
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import corruptions
+from ssl_jax.evals.titles import titles_of
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, ImageTranslator, Probe, TextTower
@@ -307,7 +308,10 @@ class SettingsTest(parameterized.TestCase):
         protocol = dataclasses.replace(EvalsConfig().protocol(name), **chosen)
         if protocol not in self.measured:
             self.assertTrue(protocol.applies(self.subject))
-            ((_, numbers),) = type(protocol).measure_all([protocol], self.subject)
+            ((_, numbers),) = measured([protocol], self.subject)
+            names = {key.partition("/")[2] for key in numbers}
+            untitled = names - titles_of(names, protocol.titles).keys()
+            self.assertEmpty(untitled, f"name them in {name}.titles")
             self.measured[protocol] = sorted(numbers.values())
         return self.measured[protocol]
 
@@ -363,13 +367,13 @@ class SettingsTest(parameterized.TestCase):
         images = dataclasses.replace(self.subject.images, view=view)
         subject = Subject(self.subject.encoder, images, self.subject.probe)
         with self.assertRaisesRegex(UserError, message):
-            list(type(protocol).measure_all([protocol], subject))
+            list(measured([protocol], subject))
 
     def test_a_sweep_over_the_rate_is_applied(self):
         """The README's sweep sets no preset."""
         made = suites.settings(EvalsConfig().linear, "linear", [{"lr": 0.01}, {"lr": 30.0}])
         self.assertEqual([setting.settled().preset for setting in made], ["simclr", "simclr"])
-        (_, low), (_, high) = type(made[0]).measure_all(made, self.subject)
+        (_, low), (_, high) = measured(made, self.subject)
         self.assertNotEqual(low, high)
         self.assertEqual(EvalsConfig().linear.settled().preset, "lbfgs")
 
@@ -377,7 +381,7 @@ class SettingsTest(parameterized.TestCase):
         knn = EvalsConfig().knn
         made = [dataclasses.replace(knn, k=k) for k in (20, 60, 100)]
         with self.assertRaisesRegex(UserError, r"k = \[20, 60, 100\] .* 60 training examples"):
-            list(type(knn).measure_all(made, self.subject))
+            list(measured(made, self.subject))
 
     def test_the_batch_does_not_depend_on_the_devices(self):
         """Seven examples or four scenes are no multiple of eight devices."""

@@ -67,7 +67,7 @@ class WiderClassesTest(absltest.TestCase):
             wider_classes(insects, ANIMALS, ("bird", "insect", "mammal"))
         with self.assertRaisesRegex(UserError, "no class 'fox' here"):
             wider_classes(self.file("fox a\nant b\n"), ANIMALS, ("a", "b"))
-        with self.assertRaisesRegex(UserError, "classes: class 'fly' is not among the 4"):
+        with self.assertRaisesRegex(UserError, "classes, without a file: class 'fly' is not"):
             wider_classes("", ANIMALS, ("ant", "fly"))
 
 
@@ -85,6 +85,9 @@ class NamesTest(absltest.TestCase):
         )
         with self.assertRaisesRegex(UserError, "^x: two sets are called 'a'; write NAME=/y/a"):
             named_specs(("/x/a", "/y/a"), "x")
+        for spec in ("folder:/x/clean", "a_clean=digits"):  # shifts_clean_top1, shifts_a_clean_top1
+            with self.assertRaisesRegex(UserError, "^x: a set is called .*clean', as the clean im"):
+                named_specs((spec,), "x")
 
 
 class OpenTest(absltest.TestCase):

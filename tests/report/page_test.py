@@ -79,7 +79,8 @@ def run(name: str, seed: int = 0, looked: Look | None = None) -> Run:
 
 
 def page(*runs: Run) -> str:
-    return render(runs, protocols.titles(), protocols.scores(), "made by a test")
+    titles = protocols.titles(name.rpartition("/")[2] for run in runs for name in run.last)
+    return render(runs, titles, protocols.scores(), "made by a test")
 
 
 class Reader(HTMLParser):

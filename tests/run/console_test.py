@@ -48,10 +48,24 @@ class TableTest(absltest.TestCase):
         final_table(Console(file=out, width=120), last, "layer")
         self.assertEqual(out.getvalue().count("no score"), 2)
 
+    def test_rows_have_titles_in_reading_order(self):
+        names = ("diag/rankme", "eval/fewshot10_top1", "eval/fewshot5_top1", "eval/fewshot1_top1")
+        names += ("eval/knn_mean_per_class", "eval/own_number", "diag/dimensions")
+        out = io.StringIO()
+        final_table(Console(file=out, width=120), dict.fromkeys(names, 0.5), "layer")
+        rows = [line.strip("│ ").split("│")[0].strip() for line in out.getvalue().splitlines()]
+        shots = ["linear classifier, 1 label per class"]
+        shots += [f"linear classifier, {n} labels per class" for n in (5, 10)]
+        self.assertContainsSubsequence(rows, [*shots, "effective rank (RankMe)", "own_number"])
+        self.assertNotIn("knn", out.getvalue())
+        self.assertNotIn("kNN", out.getvalue())
+
     def test_a_line_while_a_run_goes(self):
         numbers = {"eval/knn_top1": 0.5, "eval/knn_mean_per_class": 0.4, "diag/rankme": 7.0}
         self.assertEqual(evaluation_line(20, numbers), "step 20: knn_top1 0.500, rankme 7.000")
         self.assertEqual(evaluation_line(20, {"diag/alignment": 1.0}), "")
+        many = {"eval/corruptions_error": 0.25, "eval/corruptions_fog_error": 0.5}
+        self.assertEqual(evaluation_line(3, many), "step 3: corruptions_error 0.250")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ is the module's. Modules are found by name, so a new protocol is one new file.
 import functools
 import importlib
 import pkgutil
+from collections.abc import Iterable
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.evals.base import Protocol
+from ssl_jax.evals.titles import titles_of
 
 
 @functools.cache
@@ -49,12 +51,22 @@ def _class_of(name: str) -> type[Protocol]:
     return classes[0]
 
 
-def titles() -> dict[str, str]:
-    """Return number -> its name in tables, in reading order: the scores that decide a verdict come
-    before those of a last resort, and both before numbers that are no scores.
+def titles(names: Iterable[str], families: bool = True) -> dict[str, str]:
+    """Return number -> its name in tables of those of `names` that have one, in reading order: the
+    scores that decide a verdict come before those of a last resort, and both before numbers that
+    are no scores.
+
+    Args:
+      families: see `titles_of`.
     """
     protocols = sorted(known().values(), key=lambda p: (not p.scores, p.last_resort))
-    return {name: title for protocol in protocols for name, title in protocol.titles.items()}
+    declared = {name: title for protocol in protocols for name, title in protocol.titles.items()}
+    return titles_of(names, declared, families)
+
+
+def title(name: str) -> str:
+    """Return the name in tables of a number; its own name without one."""
+    return titles([name]).get(name, name)
 
 
 def scores() -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Attention maps of vision transformers: their mean distance and their entropy."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +31,12 @@ class AttentionMaps(Protocol):
       examples: test images (128 in the paper, 2010.11929).
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "attention_distance_{block}": "attention distance (pixels), block {block}",
+        "attention_distance_{block}_{head}": "attention distance, block {block}, head {head}",
+        "attention_entropy_{block}": "attention entropy (nats), block {block}",
+        "attention_entropy_{block}_{head}": "attention entropy, block {block}, head {head}",
+    }
     examples: Count = 128
 
     prefix: ClassVar[str] = "diag"

@@ -9,7 +9,7 @@ mantissa anyway. Tokens that do not fit in memory are refused before they are re
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -25,7 +25,7 @@ from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive,
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import heads
 from ssl_jax.evals.base import Batch, Protocol, Subject, group_by
-from ssl_jax.evals.checks import NotMeasurable, check_varied
+from ssl_jax.evals.checks import check_several, check_varied
 from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
@@ -52,6 +52,10 @@ class Attentive(Protocol):
       seed: seed of the order of the examples and of the initial weights.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "attentive_top1": "attentive probe",
+        "attentive_holdout_top1": "attentive probe, held-out training images",
+    }
     scores: ClassVar[tuple[str, ...]] = ("attentive",)
     decides: ClassVar[tuple[str, ...]] = ("attentive_top1",)
 
@@ -74,8 +78,6 @@ class Attentive(Protocol):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Train settings that differ in rate and decay only together."""
-        for setting in settings:
-            setting.check(subject)
 
         def stage(setting: Self) -> int:
             return subject.probe.stage if setting.stage is None else setting.stage
@@ -191,8 +193,7 @@ def fit(
     Raises:
       UserError: a single class.
     """
-    if len(np.unique(train.labels[rows])) < 2:
-        raise NotMeasurable("attentive probe: the training data have labels of one class only")
+    check_several(train.labels[rows], "attentive probe")
     first = settings[0]
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
     params, _ = heads.fit(

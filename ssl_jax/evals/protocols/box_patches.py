@@ -55,6 +55,7 @@ class BoxPatches(DenseProtocol):
     titles: ClassVar[Mapping[str, str]] = {
         "box_patches_object": "Box patches, AP of any object",
         "box_patches_map": "Box patches, mAP",
+        "box_patches_share": "Box patches, share in objects (AP of random scores)",
     }
     both: ClassVar[bool] = False
     needs: ClassVar[str] = "images with boxes (train=coco:ROOT or voc:ROOT)"

@@ -7,10 +7,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.evals.average_precision import mean_average_precision
+from ssl_jax.evals.average_precision import mean_average_precision, precision_titles
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_varied
-from ssl_jax.evals.scores import accuracies, guesses_of
+from ssl_jax.evals.scores import accuracies, accuracy_titles, guesses_of
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -26,9 +26,8 @@ class Classifier(Protocol):
     multi: ClassVar[bool] = True
 
     titles: ClassVar[Mapping[str, str]] = {
-        "classifier_top1": "the network's own classifier",
-        "classifier_top5": "the same, among its first 5 guesses",
-        "classifier_map": "the network's own classifier, mAP",
+        **accuracy_titles("classifier", "the network's own classifier"),
+        **precision_titles("classifier", "the network's own classifier"),
     }
     scores: ClassVar[tuple[str, ...]] = ("classifier",)
     needs: ClassVar[str] = "a classifier of the method's own, and labels"

@@ -3,6 +3,7 @@
 Self-Classifier (2103.10994) is measured this way; `clustering` serves methods without clusters.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Whole
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_varied
-from ssl_jax.evals.protocols.clustering import agreements
+from ssl_jax.evals.protocols.clustering import agreement_titles, agreements
 from ssl_jax.evals.superclasses import read_superclasses
 from ssl_jax.objectives.base import Encoder
 
@@ -35,6 +36,10 @@ class ClusterHead(Protocol):
         it are left out.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        **agreement_titles("cluster_head", "the network's own clusters"),
+        "cluster_head_used": "the network's own clusters, number in use",
+    }
     scores: ClassVar[tuple[str, ...]] = ("cluster_head_acc",)
 
     head: Whole = 0

@@ -23,6 +23,21 @@ from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 from ssl_jax.losses.shapes import check_shapes
 
 
+def agreement_titles(name: str, title: str) -> dict[str, str]:
+    """Return the titles of the numbers NAME_... of `agreements`, which start with `title`."""
+    kinds = {"": "classes", "direct_": "superclasses"}
+    return {
+        f"{name}_{kind}{number}": f"{title}{what.format(classes)}"
+        for kind, classes in kinds.items()
+        for number, what in {
+            "acc": " = {}",
+            "nmi": " and {}, mutual information",
+            "ami": " and {}, mutual information over chance",
+            "ari": " and {}, Rand index over chance",
+        }.items()
+    } | {f"{name}_super_acc": f"{title} = classes of the right superclass"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clustering(AtLayer):
     """Agreement of k-means clusters of the training features with the classes.
@@ -38,12 +53,7 @@ class Clustering(AtLayer):
         it are left out.
     """
 
-    titles: ClassVar[Mapping[str, str]] = {
-        "kmeans_acc": "k-means clusters = classes",
-        "kmeans_nmi": "k-means mutual information",
-        "kmeans_ami": "k-means mutual information over chance",
-        "kmeans_ari": "k-means Rand index over chance",
-    }
+    titles: ClassVar[Mapping[str, str]] = agreement_titles("kmeans", "k-means clusters")
     scores: ClassVar[tuple[str, ...]] = ("kmeans",)
     decides: ClassVar[tuple[str, ...]] = ("kmeans_acc",)
     last_resort: ClassVar[bool] = True

@@ -2,6 +2,7 @@
 2104.14294, after Jegou et al.).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -34,6 +35,9 @@ class CopyDetection(Protocol):
       first: images of a ranking that count; an original below them is not retrieved.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "copy_detection_{kind}_map": "originals of {kind} copies, mean average precision",
+    }
     scores: ClassVar[tuple[str, ...]] = ("copy_detection",)
     decides: ClassVar[tuple[str, ...]] = ("copy_detection_strong_map",)
     labels: ClassVar[bool] = False

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -18,28 +18,29 @@ from ssl_jax.core.ranges import Count, Range
 from ssl_jax.data.decode import resize
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.classifiers import Kind, trained
 from ssl_jax.evals.corrupted_sets import (
     ALEXNET,
     ALEXNET_CLEAN,
-    CLEAN,
     SEVERITIES,
     check_complete,
     open_corrupted,
     summary,
 )
-from ssl_jax.evals.scores import best_classes
-from ssl_jax.evals.shifted_sets import ShiftedSet
+from ssl_jax.evals.images import Labelled
+from ssl_jax.evals.robustness import RobustnessProtocol, predictions
+from ssl_jax.evals.shifted_sets import CLEAN, ShiftedSet
 
 IMAGENET = 1000  # classes
 CORRUPTIONS = tuple(ALEXNET)
 LEAST = 32  # least side of the library, in pixels
 _SEEDED = ("glass_blur", "impulse_noise")  # seeded by an argument, not by NumPy's global state
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
+Sets = dict[str, dict[int, ShiftedSet]]  # corruption -> severity -> images
+Errors = Iterator[tuple[str, list[list[float]]]]  # corruption, its errors by severity and subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corruptions(AtLayer):
+class Corruptions(RobustnessProtocol[Sets]):
     """Errors of a classifier on corrupted test images.
 
     The numbers are the mean per corruption over the severities, the mean of those, and their means
@@ -49,7 +50,6 @@ class Corruptions(AtLayer):
     Attributes:
       data: folder of corrupted images, CORRUPTION/SEVERITY/CLASS/, as ImageNet-C's;
         "shifted_digits" are those of `data.sources.shifted_digits`, without a download.
-      classifier: classifier trained on the clean images; see `classifiers.trained`.
       baseline: "pixels" is the same classifier on raw pixels; "alexnet" are the published errors on
         ImageNet's classes, which need its fifteen corruptions at five severities; those that
         AlexNet has no published error for (ImageNet-C's `extra`) are not averaged then.
@@ -58,8 +58,15 @@ class Corruptions(AtLayer):
         view at their own; at least 32.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "corruptions_error": "error on corrupted images",
+        "corruptions_mce": "error on corrupted images over the baseline's",
+        "corruptions_relative_mce": "increase of the error by corruptions over the baseline's",
+        f"corruptions_{CLEAN}_error": "error on the same images without corruptions",
+        "corruptions_{kind}_error": "error on corrupted images, {kind}",
+    }
+
     data: str = ""
-    classifier: Kind = "linear"
     baseline: Literal["pixels", "alexnet"] = "pixels"
     examples: Count = 500
     size: Annotated[int, Range(LEAST)] = LEAST
@@ -67,8 +74,11 @@ class Corruptions(AtLayer):
     def unused(self) -> Mapping[str, str]:
         return {"size": f"the images of {self.data} are corrupted already"} if self.data else {}
 
+    def applies(self, subject: Subject) -> bool:
+        """Return whether there are labels; without `data` the evaluation images are corrupted."""
+        return AtLayer.applies(self, subject)
+
     def check(self, subject: Subject) -> None:
-        super().check(subject)
         if not self.data and LEAST < self.size < (side := subject.images.view.side):
             raise UserError(
                 f"corruptions.size: {self.size} would change nothing: images of {side} pixels are "
@@ -79,42 +89,51 @@ class Corruptions(AtLayer):
                 f"corruptions: AlexNet's errors are for ImageNet's {IMAGENET} classes, these data "
                 f"have {subject.classes}; use baseline=pixels"
             )
-        if self.data:
-            sets = open_corrupted(self.data, subject.class_names)
-            if self.baseline == "alexnet":
-                check_complete(sets)
+        super().check(subject)
+
+    def open(self, subject: Subject) -> Sets:
+        """Return the sets of `data`, if it is set."""
+        sets = open_corrupted(self.data, subject.class_names) if self.data else {}
+        if sets and self.baseline == "alexnet":
+            check_complete(sets)
+        return sets
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        if not self.data:
-            library()  # fails at once if it is missing
-        subjects, images = [subject], subject.images
+        subjects = [subject]
         if self.baseline == "pixels" and subject.encoder is not None:
-            subjects.append(Subject(None, images, subject.probe))
-        part = images.some(self.examples)
-        errors = [{CLEAN: self._error_of(s, images.batches(part))} for s in subjects]
-        for kind, of_severities in self._of_sets(subjects) if self.data else self._made(subjects):
+            subjects.append(Subject(None, subject.images, subject.probe))
+        errors: list[dict[str, float]] = [{} for _ in subjects]
+        for kind, of_severities in self._read(subjects) if self.data else self._made(subjects):
             for row, mean in zip(errors, np.mean(of_severities, axis=0), strict=True):
                 row[kind] = float(mean)
         if self.baseline == "alexnet":
             errors.append({CLEAN: ALEXNET_CLEAN} | ALEXNET)
         return summary(errors[0], errors[-1])
 
-    def _of_sets(self, subjects: Sequence[Subject]) -> Iterator[tuple[str, list[list[float]]]]:
-        """Yield each corruption of `data` with the errors by severity and subject."""
-        for kind, of in open_corrupted(self.data, subjects[0].class_names).items():
-            yield kind, [[self._error_on(s, shifted) for s in subjects] for shifted in of.values()]
+    def _read(self, subjects: Sequence[Subject]) -> Errors:
+        """Yield the errors on the evaluation images, then on those of each corruption of `data`."""
+        part = subjects[0].images.some(self.examples)
 
-    def _made(self, subjects: Sequence[Subject]) -> Iterator[tuple[str, list[list[float]]]]:
+        def on_clean(subject: Subject) -> float:
+            (data,) = subject.labelled_features(part, [subject.probe_of(self)])
+            return self._error(subject, data)
+
+        def on(subject: Subject, shifted: ShiftedSet) -> float:
+            return error(self.scores_on(subject, shifted, self.examples))
+
+        yield CLEAN, [[on_clean(s) for s in subjects]]
+        for kind, of in self.opened(subjects[0]).items():
+            yield kind, [[on(s, shifted) for s in subjects] for shifted in of.values()]
+
+    def _made(self, subjects: Sequence[Subject]) -> Errors:
         """Yield the same for the evaluation images, corrupted here."""
+        library()  # fails at once if it is missing
         images = subjects[0].images
         clean = list(images.batches(images.some(self.examples)))
+        yield CLEAN, [[self._error_of(s, clean) for s in subjects]]
         for kind in CORRUPTIONS:
             versions = (corrupt_batches(clean, kind, s, self.size) for s in SEVERITIES)
             yield kind, [[self._error_of(s, batches) for s in subjects] for batches in versions]
-
-    def _error_on(self, subject: Subject, shifted: ShiftedSet) -> float:
-        rows, labels = shifted.read(subject, subject.probe_of(self), self.examples)
-        return self._error(subject, rows, labels)
 
     def _error_of(self, subject: Subject, batches: features.Batches) -> float:
         """Return the error on batches of evaluation images."""
@@ -122,13 +141,17 @@ class Corruptions(AtLayer):
         shrunk = ((_at(subject.side, b), index) for b, index in batches)
         probes = [subject.probe_of(self)]
         arrays, index = features.extract(subject.encoder, images.view, probes, shrunk, images.mesh)
-        ((rows, labels),) = images.labelled_rows(images.test, arrays, index)
-        return self._error(subject, rows, labels)
+        (data,) = images.labelled_rows(images.test, arrays, index)
+        return self._error(subject, data)
 
-    def _error(self, subject: Subject, rows: np.ndarray, labels: np.ndarray) -> float:
-        """Return the share of features (N, D) that are classified wrongly."""
-        scores = trained(self.classifier, self, subject).possible(rows)
-        return float(np.mean(best_classes(scores, 1)[:, 0] != labels))
+    def _error(self, subject: Subject, data: Labelled) -> float:
+        """Return the error on features (N, D)."""
+        return error(Labelled(self.trained(subject).possible(data.features), data.labels))
+
+
+def error(data: Labelled) -> float:
+    """Return the share of rows of scores (N, C) whose best class is wrong."""
+    return float(np.mean(predictions(data.features) != data.labels))
 
 
 def corrupt_batches(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:

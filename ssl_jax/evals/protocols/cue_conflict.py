@@ -10,9 +10,9 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import Source, open_source
-from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.classifiers import Kind, trained
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.images import Part
+from ssl_jax.evals.robustness import RobustnessProtocol
 from ssl_jax.evals.shifted_sets import read_features
 from ssl_jax.evals.superclasses import read_superclasses
 
@@ -26,8 +26,24 @@ class Cues(NamedTuple):
     texture: np.ndarray
 
 
+class Stimuli(NamedTuple):
+    """Images of conflicting cues.
+
+    Attributes:
+      source: the images.
+      cues: their classes of shape and texture, numbers of `names`.
+      of: (C,), the number of the class of `names` of each class of the training set, -1 for none.
+      names: names of the classes that are decided for.
+    """
+
+    source: Source
+    cues: Cues
+    of: np.ndarray
+    names: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
-class CueConflict(AtLayer):
+class CueConflict(RobustnessProtocol[Stimuli]):
     """Decisions for the shape and for the texture of an image.
 
     A class of `classes` has the mean probability of its classes of the training set; the largest
@@ -40,7 +56,6 @@ class CueConflict(AtLayer):
         a number: `cat/cat7-elephant1.png`; without them nothing is measured.
       classes: file that assigns classes of the training set to those of the names, such as the 16
         of the paper; see `superclasses.read_superclasses`. By default they are the same.
-      classifier: see `classifiers.trained`.
     """
 
     titles: ClassVar[Mapping[str, str]] = {
@@ -52,26 +67,19 @@ class CueConflict(AtLayer):
 
     data: str = ""
     classes: str = ""
-    classifier: Kind = "linear"
-
-    def applies(self, subject: Subject) -> bool:
-        return bool(self.data) and super().applies(subject)
-
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        self._open(subject)
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        classifier = trained(self.classifier, self, subject)
-        source, cues, of, names = self._open(subject)
+        source, cues, of, names = self.opened(subject)
         conflict = np.flatnonzero(cues.shape != cues.texture)
         rows, index = read_features(subject, subject.probe_of(self), Part(source, conflict))
-        means = mean_probabilities(classifier.probabilities(rows), of, len(names))
+        means = mean_probabilities(self.trained(subject).probabilities(rows), of, len(names))
         return shape_bias(decisions(means), Cues(cues.shape[index], cues.texture[index]))
 
-    def _open(self, subject: Subject) -> tuple[Source, Cues, np.ndarray, Sequence[str]]:
-        """Return the images, their cues, and the number among the returned names of each class (C,)
-        of the training set, -1 for none.
+    def open(self, subject: Subject) -> Stimuli:
+        """Open the images.
+
+        Raises:
+          UserError: images without file names, or with names of another form or other classes.
         """
         of, names = np.arange(subject.classes), tuple(subject.class_names)
         if self.classes:
@@ -82,35 +90,45 @@ class CueConflict(AtLayer):
         cues = read_cues(source.names, names)
         if not (cues.shape != cues.texture).any():
             raise UserError(f"cue_conflict.data: no image of {self.data} has conflicting cues")
-        return source, cues, of, names
+        return Stimuli(source, cues, of, names)
 
 
 def read_cues(files: Sequence[str], names: Sequence[str]) -> Cues:
     """Read the classes of shape and texture from file names.
 
-    Text up to an underscore before the shape's class is ignored, as in the authors' code.
+    Text up to an underscore before a class is ignored, as in the authors' code; a class may contain
+    underscores, digits and dashes.
 
     Raises:
       UserError: a name of another form, or a class that is not among `names`.
     """
     number = {name: i for i, name in enumerate(names)}
 
-    def number_of(text: str, file: str) -> int:
-        word = _NUMBER.sub("", text)
-        for name in (text, word, word.rpartition("_")[2]):
-            if name in number:
-                return number[name]
-        raise UserError(
-            f"cue_conflict.data: {file}: no class {word!r}; expected one of {', '.join(names[:5])}"
-            "; cue_conflict.classes can name a file of them"
-        )
+    def number_of(text: str) -> int:
+        """Return the number of the class that a text ends with, -1 for none."""
+        for word in (text, _NUMBER.sub("", text)):
+            parts = word.split("_")
+            for start in range(len(parts)):  # the longest name first: polar_bear before bear
+                if (name := "_".join(parts[start:])) in number:
+                    return number[name]
+        return -1
 
     cues = np.empty((2, len(files)), np.int64)
     for i, file in enumerate(files):
-        shape, dash, texture = PurePosixPath(file).stem.rpartition("-")
-        if not dash:
+        stem = PurePosixPath(file).stem
+        dashes = [at for at, letter in enumerate(stem) if letter == "-"]
+        if not dashes:
             raise UserError(f"cue_conflict.data: {file}: expected SHAPE-TEXTURE, as cat7-elephant1")
-        cues[:, i] = number_of(shape, file), number_of(texture, file)
+        pairs = [(stem[:at], stem[at + 1 :]) for at in reversed(dashes)]
+        numbers = [tuple(map(number_of, pair)) for pair in pairs]
+        known = [pair for pair in numbers if min(pair) >= 0]
+        if not known:
+            unknown = next(t for t, n in zip(pairs[0], numbers[0], strict=True) if n < 0)
+            raise UserError(
+                f"cue_conflict.data: {file}: no class {_NUMBER.sub('', unknown)!r}; expected one "
+                f"of {', '.join(names[:5])}; cue_conflict.classes can name a file of them"
+            )
+        cues[:, i] = known[0]
     return Cues(*cues)
 
 

@@ -3,6 +3,7 @@ protocol, 2304.07193) or by DPT (2103.13413; DINOv2's second protocol).
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -47,6 +48,17 @@ class Depth(DenseRegression):
       gradient: weight of the gradient loss, 0.5 in DINOv2; see `gradient_loss`.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "depth_delta1": "depth, share within a factor of 1.25",
+        "depth_delta2": "depth, share within a factor of 1.25^2",
+        "depth_delta3": "depth, share within a factor of 1.25^3",
+        "depth_abs_rel": "depth, mean relative error",
+        "depth_sq_rel": "depth, mean squared error over the depth",
+        "depth_rmse": "depth, root mean squared error, metres",
+        "depth_rmse_log": "depth, root mean squared error of the logarithm",
+        "depth_log10": "depth, mean error of the decimal logarithm",
+        "depth_silog": "depth, scale-invariant error of the logarithm, %",
+    }
     scores: ClassVar[tuple[str, ...]] = ("depth_delta",)
     decides: ClassVar[tuple[str, ...]] = ("depth_delta1",)
     needs: ClassVar[str] = "images and depths (train, test)"

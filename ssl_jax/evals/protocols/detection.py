@@ -2,7 +2,7 @@
 network's weights, with pycocotools' metrics (extra `detection`).
 
 The detector trains in a process of its own (`evals.detection_worker`), on the GPU that PyTorch sees
-or else on the CPU.
+or else on the CPU. In a run of several processes the first starts it, and all wait for its numbers.
 """
 
 import dataclasses
@@ -13,15 +13,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import recipe, statistics
+from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.placement import whole
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Seed, Whole
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.data import cache
@@ -34,6 +35,7 @@ from ssl_jax.weights import timm
 
 PACKAGES = ("torch", "torchvision", "pycocotools")
 WORKER = "ssl_jax.evals.detection_worker"
+POLL = 20.0  # seconds between two signs of progress while the detector trains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,12 @@ class Detection(Protocol):
         "detection_ap": "Detection, AP",
         "detection_ap50": "Detection, AP50",
         "detection_ap75": "Detection, AP75",
+        "detection_agnostic_ap50": "Detection, AP50 whatever the class",
+        "detection_mask_ap": "Detection, AP of masks",
+        "detection_mask_ap50": "Detection, AP50 of masks",
+        "detection_mask_ap75": "Detection, AP75 of masks",
+        "detection_ap_{kind}": "Detection, AP of {kind}",
+        "detection_ap50_{kind}": "Detection, AP50 of {kind}",
     }
     labels: ClassVar[bool] = False
     needs: ClassVar[str] = "a network, and images with boxes (train=coco:ROOT or voc:ROOT)"
@@ -102,13 +110,11 @@ class Detection(Protocol):
 
     def check(self, subject: Subject) -> None:
         super().check(subject)
-        if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        if absent := distributed.agreed(_absent):
             raise UserError(
                 f"detection: {', '.join(absent)} is missing; run pip install -e '.[detection]' in "
                 "the folder of ssl_jax"
             )
-        if jax.process_count() > 1:
-            raise NotMeasurable("detection runs in one process; use ssl-jax evaluate on one host")
         if subject.images.channels != 3:
             raise NotMeasurable(f"detection: expected 3 channels, got {subject.images.channels}")
 
@@ -142,6 +148,11 @@ class Detection(Protocol):
                 )
 
 
+def _absent() -> list[str]:
+    """Return the packages that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
 def exported(encoder: Encoder, channels: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return torchvision's tensors of a ResNet, and its sizes; see `detection_models.exported`.
 
@@ -153,7 +164,7 @@ def exported(encoder: Encoder, channels: int) -> tuple[dict[str, np.ndarray], di
         title = getattr(config, "title", "this network")
         raise NotMeasurable(f"detection: expected a ResNet of torchvision's layout, got {title}")
     backbone = dataclasses.asdict(config.explicit()) | {"name": "resnet"}
-    trees = jax.device_get((encoder.params, encoder.stats))
+    trees = whole((encoder.params, encoder.stats))
     variables = {k: np.asarray(x, np.float32) for t in trees for k, x in named_leaves(t).items()}
     try:
         tensors, _ = timm.export(variables, backbone, channels, "torchvision")
@@ -192,45 +203,75 @@ def to_coco(part: BoxedImages) -> dict[str, Any]:
 
 
 def run(texts: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Run the worker on files with these texts and weights, and return its numbers. The folder of
-    the files is named by their content, so that the same request resumes.
+    """Run the worker in the first process, and return its numbers in all processes.
 
     Raises:
       NotMeasurable: the worker reported why it cannot measure.
       UserError: it failed, or the files cannot be written.
+    """
+    answers = _answers(texts, tensors)
+    # What goes wrong in the first process is an answer too: the others wait for one.
+    while (answer := distributed.agreed(lambda: next(answers))) is None:
+        distributed.tick()
+    if "failure" in answer:
+        raise UserError(f"detection: {answer['failure']}")
+    if "error" in answer:
+        raise NotMeasurable(f"detection: {answer['error']}")
+    return answer["numbers"]  # type: ignore[no-any-return]
+
+
+def _answers(
+    texts: Mapping[str, str], tensors: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, Any] | None]:
+    """Run the worker on files with these texts and weights. Yield None every `POLL` seconds, then
+    its results, or {"failure": message} without any. The folder of the files is named by their
+    content, so that the same request resumes.
     """
     digest = hashlib.blake2b(digest_size=8)
     for text in texts.values():
         digest.update(text.encode())
     for name in sorted(tensors):
         digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    path = os.pathsep.join(filter(None, sys.path))
     try:
         folder = cache.folder() / "detection" / digest.hexdigest()
+        results, log = folder / "results.json", folder / "log.txt"
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / f"{name}.json").write_text(text)
         np.savez(folder / "weights.npz", allow_pickle=False, **tensors)
+        results.unlink(missing_ok=True)
+        with log.open("a") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", WORKER, str(folder)],
+                stdout=output,
+                stderr=output,
+                env=os.environ | {"PYTHONPATH": path},
+            )
     except OSError as e:
-        raise UserError(
-            f"detection: cannot write to the cache ({e.strerror}); set SSL_JAX_CACHE to a folder"
-        ) from None
-    results, log = folder / "results.json", folder / "log.txt"
-    results.unlink(missing_ok=True)
-    path = os.pathsep.join(filter(None, sys.path))
-    with log.open("a") as output:
-        command = [sys.executable, "-m", WORKER, str(folder)]
-        environment = os.environ | {"PYTHONPATH": path}
-        code = subprocess.run(
-            command, stdout=output, stderr=output, env=environment, check=False
-        ).returncode
+        reason = e.strerror or e
+        yield {"failure": f"cannot write to the cache ({reason}); set SSL_JAX_CACHE to a folder"}
+        return
+    try:
+        while _running(process):
+            yield None
+    finally:  # of an interrupted measurement too
+        process.kill()
+        process.wait()
     if not results.is_file():
         lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
-        raise UserError(
-            f"detection: its process exited with code {code}: {(lines or ['no output'])[-1]}; see "
-            f"{log}"
-        )
+        last = (lines or ["no output"])[-1]
+        yield {"failure": f"its process exited with code {process.returncode}: {last}; see {log}"}
+        return
     content = json.loads(results.read_text())
     shutil.rmtree(folder, ignore_errors=True)
-    if "error" in content:
-        raise NotMeasurable(f"detection: {content['error']}")
-    return content["numbers"]  # type: ignore[no-any-return]
+    yield content
+
+
+def _running(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for a process for `POLL` seconds; return whether it still runs."""
+    try:
+        process.wait(POLL)
+    except subprocess.TimeoutExpired:
+        return True
+    return False

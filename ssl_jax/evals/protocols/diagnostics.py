@@ -39,6 +39,7 @@ class Diagnostics(AtLayer):
 
     titles: ClassVar[Mapping[str, str]] = {
         "rankme": "effective rank (RankMe)",
+        "dimensions": "largest rank that the features can have",
         "feature_std": "feature deviation (0 = collapsed)",
         "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
         "code_entropy": "evenness of codes (0 = one, 1 = all alike)",

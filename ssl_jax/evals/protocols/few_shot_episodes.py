@@ -37,8 +37,10 @@ class FewShotEpisodes(AtLayer):
     """
 
     titles: ClassVar[Mapping[str, str]] = {
-        "few_shot_episodes_5way_1shot": "5 classes, 1 label each",
-        "few_shot_episodes_5way_5shot": "5 classes, 5 labels each",
+        "few_shot_episodes_{ways}way_1shot": "{ways} classes, 1 label each",
+        "few_shot_episodes_{ways}way_{shots}shot": "{ways} classes, {shots} labels each",
+        "few_shot_interval_{ways}way_1shot": "half interval (95 %), {ways} classes, 1 label each",
+        "few_shot_interval_{ways}way_{shots}shot": "half interval, {ways} classes, {shots} labels",
     }
     scores: ClassVar[tuple[str, ...]] = ("few_shot_episodes",)
     decides: ClassVar[tuple[str, ...]] = ("few_shot_episodes",)

@@ -18,7 +18,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.checks import check_several
 from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.evals.linear_head import regularisation_path
 from ssl_jax.evals.lists import listed_rows
@@ -43,11 +43,13 @@ class FewShot(AtLayer):
 
     titles: ClassVar[Mapping[str, str]] = {
         "fewshot1_top1": "linear classifier, 1 label per class",
-        "fewshot5_top1": "linear classifier, 5 labels per class",
-        "fewshot10_top1": "linear classifier, 10 labels per class",
-        "fewshot1_map": "linear classifier, 1 image per class, mean average precision",
-        "fewshot5_map": "linear classifier, 5 images per class, mean average precision",
-        "fewshot10_map": "linear classifier, 10 images per class, mean average precision",
+        "fewshot{n}_top1": "linear classifier, {n} labels per class",
+        "fewshot{share}pct_top1": "linear classifier, {share} % of the labels",
+        "fewshot_{list}_top1": "linear classifier, labels of {list}",
+        "fewshot1_map": "mean average precision, 1 image per class",
+        "fewshot{n}_map": "mean average precision, {n} images per class",
+        "fewshot{share}pct_map": "mean average precision, {share} % of the images",
+        "fewshot_{list}_map": "mean average precision, images of {list}",
     }
     scores: ClassVar[tuple[str, ...]] = ("fewshot",)
     decides: ClassVar[tuple[str, ...]] = ("fewshot",)
@@ -174,10 +176,7 @@ def few_labels(
         if labels.ndim == 2:
             (head,) = regularisation_path(Labelled(x, labels), [1.0], labels.shape[1])
             return head.scores(Labelled(scaled_test, test.labels), "fewshot")["fewshot_map"]
-        if len(np.unique(labels)) < 2:
-            raise NotMeasurable(
-                "few-label linear needs labels of at least two classes in the training data"
-            )
+        check_several(labels, "few-label linear")
         test_x = scaled_test
         if x.shape[1] > len(x):
             # The solution lies in the span of the rows, and its penalty is the same in any basis.

@@ -1,6 +1,6 @@
 """Image retrieval: ranking the training images by their cosine to a test image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +23,10 @@ class ImageRetrieval(AtLayer):
       k: numbers of nearest images among which recall looks for one of the query's class.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "image_retrieval_map": "training images by distance, mean average precision",
+        "image_retrieval{k}": "a training image of the class among the nearest {k}",
+    }
     scores: ClassVar[tuple[str, ...]] = ("image_retrieval",)
     decides: ClassVar[tuple[str, ...]] = ("image_retrieval_map",)
 

@@ -1,5 +1,6 @@
 """Instance retrieval on revisited Oxford and Paris (Radenovic et al., 1803.11285)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,10 @@ class InstanceRetrieval(Protocol):
       crop: crop the queries to their boxes.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "instance_retrieval_{kind}_map": "landmarks, {kind}, mean average precision",
+        "instance_retrieval_{kind}_mp{k}": "landmarks, {kind}, precision of the first {k}",
+    }
     scores: ClassVar[tuple[str, ...]] = ("instance_retrieval",)
     decides: ClassVar[tuple[str, ...]] = ("instance_retrieval_medium_map",)
     labels: ClassVar[bool] = False

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
-from ssl_jax.evals.average_precision import mean_average_precision
+from ssl_jax.evals.average_precision import mean_average_precision, precision_titles
 from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.neighbours import nearest_tiles
-from ssl_jax.evals.scores import GUESSES, accuracies, best_classes, guesses_of
+from ssl_jax.evals.scores import GUESSES, accuracies, accuracy_titles, best_classes, guesses_of
 from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
@@ -32,9 +32,8 @@ class Knn(AtLayer):
     """
 
     titles: ClassVar[Mapping[str, str]] = {
-        "knn_top1": "nearest neighbours (kNN)",
-        "knn_top5": "the same, among its first 5 guesses",
-        "knn_map": "nearest neighbours (kNN), mean average precision",
+        **accuracy_titles("knn", "nearest neighbours (kNN)"),
+        **precision_titles("knn", "nearest neighbours (kNN)"),
     }
     scores: ClassVar[tuple[str, ...]] = ("knn",)
     decides: ClassVar[tuple[str, ...]] = ("knn_top1", "knn_map")
@@ -48,8 +47,6 @@ class Knn(AtLayer):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Measure all k and temperatures of a layer in one pass."""
-        for setting in settings:
-            setting.check(subject)
         subject.read(settings)
         for group in group_by(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])

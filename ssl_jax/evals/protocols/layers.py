@@ -1,6 +1,7 @@
 """Comparison of the backbone's stages: effective ranks, and the similarity of two stages (CKA)."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
+SIMILARITY = {"cka_{first}_{second}": "similarity (CKA) of stages {first} and {second}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,10 @@ class Layers(Protocol):
       examples: test images.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "rankme_{stage}": "effective rank (RankMe), stage {stage}",
+        **SIMILARITY,
+    }
     examples: Several = 2048
 
     prefix: ClassVar[str] = "diag"

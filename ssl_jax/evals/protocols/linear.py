@@ -18,10 +18,12 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import heads
+from ssl_jax.evals.average_precision import precision_titles
 from ssl_jax.evals.base import AtLayer, Subject, group_by
-from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.checks import check_several
 from ssl_jax.evals.images import Labelled
-from ssl_jax.evals.linear_head import LinearHead, regularisation_path
+from ssl_jax.evals.linear_head import LinearHead, chosen_titles, regularisation_path
+from ssl_jax.evals.scores import accuracy_titles
 from ssl_jax.optim.factory import OptimConfig
 
 Array = jax.Array
@@ -114,9 +116,9 @@ class Linear(AtLayer):
     """
 
     titles: ClassVar[Mapping[str, str]] = {
-        "linear_top1": "linear classifier, all labels",
-        "linear_top5": "the same, among its first 5 guesses",
-        "linear_map": "linear classifier, mean average precision",
+        **accuracy_titles("linear", "linear classifier, all labels"),
+        **precision_titles("linear", "linear classifier, all labels"),
+        **chosen_titles("linear_holdout", "linear classifier, held-out training images"),
     }
     scores: ClassVar[tuple[str, ...]] = ("linear",)
     decides: ClassVar[tuple[str, ...]] = ("linear_top1", "linear_map")
@@ -162,8 +164,6 @@ class Linear(AtLayer):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Train settings that differ in rate and decay only together."""
-        for setting in settings:
-            setting.check(subject)
         subject.read(settings)
         for group in group_by(settings, lambda s: replace(s.settled(), lr=None, weight_decay=None)):
             whole = subject.train(group[0])
@@ -203,10 +203,9 @@ def fit(
     Raises:
       UserError: a single class.
     """
+    check_several(train.labels, "linear probe")
     if train.labels.ndim == 2:
         classes = train.labels.shape[1]
-    elif len(np.unique(train.labels)) < 2:
-        raise NotMeasurable("linear probe: the training data have labels of one class only")
     if settings[0].settled().preset == "lbfgs":
         return [_logistic(train, setting.weight_decay, classes) for setting in settings]
     if settings[0].batch_size is not None:

@@ -10,10 +10,13 @@ import jax
 import numpy as np
 
 from ssl_jax.core.ranges import Count, Part, Positive, Seed
+from ssl_jax.evals.average_precision import precision_titles
 from ssl_jax.evals.base import Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_targets
 from ssl_jax.evals.images import Labelled
+from ssl_jax.evals.linear_head import chosen_titles
 from ssl_jax.evals.protocols.linear import Linear, fit, split
+from ssl_jax.evals.scores import accuracy_titles
 from ssl_jax.objectives.base import Encoder, Probe
 
 DINOV2_RATES = (
@@ -47,8 +50,12 @@ class LinearGrid(Protocol):
     """
 
     titles: ClassVar[Mapping[str, str]] = {
-        "linear_grid_top1": "linear classifier, chosen from a grid",
-        "linear_grid_map": "linear classifier, chosen from a grid, mean average precision",
+        **accuracy_titles("linear_grid", "linear classifier, chosen from a grid"),
+        **precision_titles("linear_grid", "linear classifier, chosen from a grid"),
+        **chosen_titles("linear_grid_holdout", "linear classifier of a grid, held-out images"),
+        **chosen_titles("linear_grid_best", "linear classifier of a grid, best on the test images"),
+        "linear_grid_layer": "linear classifier of a grid, number of the chosen layer",
+        "linear_grid_log10_lr": "linear classifier of a grid, log10 of the chosen rate",
     }
     scores: ClassVar[tuple[str, ...]] = (
         *("linear_grid_top", "linear_grid_mean", "linear_grid_map", "linear_grid_11point"),
@@ -74,8 +81,6 @@ class LinearGrid(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        for setting in settings:
-            setting.check(subject)
         for group in group_by(settings, lambda setting: setting.paper):
             probes = _probes(group[0].paper, subject)
             train, test = (

@@ -2,17 +2,20 @@
 the linear protocol of the transfer suites.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from ssl_jax.core.ranges import Count, Part, Seed
+from ssl_jax.evals.average_precision import precision_titles
 from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.checks import NotMeasurable, check_several
 from ssl_jax.evals.images import Labelled
-from ssl_jax.evals.linear_head import regularisation_path
+from ssl_jax.evals.linear_head import chosen_titles, regularisation_path
 from ssl_jax.evals.protocols.linear import split
+from ssl_jax.evals.scores import accuracy_titles
 
 LOW, HIGH = -6, 5  # of the grid, powers of ten
 
@@ -32,6 +35,12 @@ class Logistic(AtLayer):
       seed: seed of the choice of those examples.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        **accuracy_titles("logistic", "logistic regression, chosen penalty"),
+        **precision_titles("logistic", "logistic regression, chosen penalty"),
+        **chosen_titles("logistic_holdout", "logistic regression, held-out training images"),
+        "logistic_log10_penalty": "logistic regression, log10 of the chosen penalty",
+    }
     scores: ClassVar[tuple[str, ...]] = ("logistic_top", "logistic_map", "logistic_11point")
     decides: ClassVar[tuple[str, ...]] = ("logistic_top1", "logistic_map")
     multi: ClassVar[bool] = True
@@ -43,8 +52,7 @@ class Logistic(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
-        if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
-            raise NotMeasurable("logistic: the training data have labels of one class only")
+        check_several(train.labels, "logistic")
         rest, held_out = split(train, self.holdout, self.seed)
         if not _learnable(rest, held_out):
             raise NotMeasurable(

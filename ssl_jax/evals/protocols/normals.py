@@ -2,6 +2,7 @@
 one).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -34,6 +35,12 @@ class Normals(DenseRegression):
         where the normal is not known; without them nothing is measured.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "normals_within_{limit}": "normals, share within {limit} degrees",
+        "normals_mean": "normals, mean angle, degrees",
+        "normals_median": "normals, median angle, degrees",
+        "normals_rmse": "normals, root mean squared angle, degrees",
+    }
     scores: ClassVar[tuple[str, ...]] = ("normals_within",)
     decides: ClassVar[tuple[str, ...]] = ("normals_within_11.25",)
     needs: ClassVar[str] = "folders of images and normals (train, test)"
@@ -46,8 +53,8 @@ class Normals(DenseRegression):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = (
-            pairs(Path(folder) / "images", Path(folder) / "normals")
-            for folder in (self.train, self.test)
+            pairs(folder / "images", folder / "normals")
+            for folder in (Path(self.train).expanduser(), Path(self.test).expanduser())
         )
         degrees = []
         for file, own in self.predictions(

@@ -23,7 +23,7 @@ from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
-from ssl_jax.evals.checks import NotMeasurable, check_varied
+from ssl_jax.evals.checks import check_several, check_varied
 from ssl_jax.evals.images import Part
 from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
@@ -48,6 +48,10 @@ class Patches(Protocol):
       patch: side of the patches that raw pixels are split into.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "patches_top1": "linear classifier of single patches",
+        "patches_vote_top1": "linear classifier of single patches, votes of an image",
+    }
     scores: ClassVar[tuple[str, ...]] = ("patches",)
     decides: ClassVar[tuple[str, ...]] = ("patches",)
     of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
@@ -163,8 +167,7 @@ def probabilities(
       UserError: labels of fewer than two classes.
     """
     check_shapes("probabilities: train (N, D), labels (N), test (M, D)", train, labels, test)
-    if len(np.unique(labels)) < 2:
-        raise NotMeasurable("patches: the training patches have fewer than two classes")
+    check_several(labels, "patches")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     return model.fit(train, labels).predict_proba(test), model.classes_
 

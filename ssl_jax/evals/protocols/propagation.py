@@ -3,7 +3,7 @@ features (the protocol of DINO, 2104.14294, and before it Jabri et al., 2006.146
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -22,6 +22,7 @@ from ssl_jax.data.masks import nearest, read_image, read_mask
 from ssl_jax.data.scene_folders import pairs
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject, group_by
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.davis import boundary_accuracy, region_similarity
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.shapes import check_shapes
@@ -49,6 +50,12 @@ class Propagation(Protocol):
       patch: side of the patches that raw pixels are split into.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "propagation_jf": "propagated masks, J&F",
+        "propagation_j": "propagated masks, J (regions)",
+        "propagation_f": "propagated masks, F (outlines)",
+        "propagation_copy_first_jf": "copies of the first mask, J&F",
+    }
     scores: ClassVar[tuple[str, ...]] = ("propagation",)
 
     labels = False
@@ -70,7 +77,7 @@ class Propagation(Protocol):
         return bool(self.data)
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        videos = read_videos(Path(self.data))
+        videos = read_videos(Path(self.data).expanduser())
         objects = max(len(video.objects) for video in videos)
         size = subject.images.mesh.size
         scores, copies = [], []
@@ -105,7 +112,9 @@ class Propagation(Protocol):
 
         first_maps = maps(0)
         starts = np.stack([video.start(first_maps.shape[1:3], objects) for video in mine])
-        memory = _begin(first_maps, to_global(starts, placed), self.context)
+        memory, finite = _begin(first_maps, to_global(starts, placed), self.context)
+        if not gather(finite).all():  # else no token votes, and all is background
+            raise NotMeasurable("propagation: features of the frames are not finite")
         out = [[video.first] for video in videos]
         options = (side, self.radius, self.k, self.temperature)
         for number in range(1, max(len(video.files) for video in videos)):
@@ -271,13 +280,15 @@ def propagate(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _begin(maps: Array, masks: Array, context: int) -> FrameMemory:
+def _begin(maps: Array, masks: Array, context: int) -> tuple[FrameMemory, Array]:
+    """Return the memory of the first frame, and whether its features are finite (B,)."""
     ring = ((0, 0), (0, context), (0, 0), (0, 0), (0, 0))
-    return FrameMemory(
+    memory = FrameMemory(
         jnp.pad(l2_normalize(maps, floor="norm")[:, None], ring),
         jnp.pad(masks[:, None], ring),
         jnp.int32(1),
     )
+    return memory, jnp.isfinite(maps).all((1, 2, 3))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)

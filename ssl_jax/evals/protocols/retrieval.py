@@ -32,8 +32,8 @@ class Retrieval(Protocol):
     """
 
     titles: ClassVar[Mapping[str, str]] = {
-        "retrieval10": "own caption among the nearest 10",
-        "retrieval10_text_to_image": "own image among the nearest 10",
+        "retrieval{k}": "own caption among the nearest {k}",
+        "retrieval{k}_text_to_image": "own image among the nearest {k}",
     }
     scores: ClassVar[tuple[str, ...]] = ("retrieval",)
 

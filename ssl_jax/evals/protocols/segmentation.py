@@ -4,7 +4,7 @@ and a 1x1 convolution (the linear protocol of DINOv2 and DINOv3, 2304.07193 and 
 
 import collections
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,6 +48,10 @@ class Segmentation(DenseProtocol):
       reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "segmentation_miou": "linear segmentation, mIoU",
+        "segmentation_pixel_accuracy": "linear segmentation, accuracy of pixels",
+    }
     scores: ClassVar[tuple[str, ...]] = ("segmentation",)
     decides: ClassVar[tuple[str, ...]] = ("segmentation_miou",)
     needs: ClassVar[str] = "folders of images and masks (train, test)"

@@ -3,6 +3,7 @@ sliding windows for testing (the protocols of BEiT, iBOT and PixPro, with a froz
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,6 +49,10 @@ class SegmentationHeads(DenseProtocol):
       reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "segmentation_heads_miou": "segmentation by a head, mIoU",
+        "segmentation_heads_pixel_accuracy": "segmentation by a head, accuracy of pixels",
+    }
     scores: ClassVar[tuple[str, ...]] = ("segmentation_heads",)
     decides: ClassVar[tuple[str, ...]] = ("segmentation_heads_miou",)
     needs: ClassVar[str] = "folders of images and masks (train, test)"

@@ -9,15 +9,15 @@ from typing import ClassVar
 import numpy as np
 
 from ssl_jax.core.ranges import Count
-from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.classifiers import Kind, trained
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.images import Labelled
-from ssl_jax.evals.scores import accuracies, best_classes, guesses_of
-from ssl_jax.evals.shifted_sets import ShiftedSet, named_specs, open_shifted
+from ssl_jax.evals.robustness import RobustnessProtocol, predictions
+from ssl_jax.evals.scores import accuracies, accuracy_titles, best_classes, guesses_of
+from ssl_jax.evals.shifted_sets import CLEAN, ShiftedSet, named_specs, open_shifted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shifts(AtLayer):
+class Shifts(RobustnessProtocol[dict[str, ShiftedSet]]):
     """Accuracies of one classifier on several test sets, and on the clean evaluation images of the
     same classes.
 
@@ -28,45 +28,40 @@ class Shifts(AtLayer):
     Attributes:
       sets: test sets as --data takes them, "SPEC" or "NAME=SPEC"; without them nothing is measured.
         Their classes are those of the training set or some of them, by name or by number.
-      classifier: see `classifiers.trained`.
       restrict: predict only classes that the set has images of, as is usual for ImageNet-A and -R.
       examples: most images of each set, drawn evenly over its classes.
     """
 
     titles: ClassVar[Mapping[str, str]] = {
         "shifts_top1": "shifted test sets, mean over them",
-        "shifts_clean_top1": "the same classifier on the clean images",
+        f"shifts_{CLEAN}_top1": "the same classifier on the clean images",
+        **accuracy_titles("shifts_{set}", "shifted test set {set}"),
+        f"shifts_{{set}}_{CLEAN}_top1": "the clean images of the classes of {set}",
     }
     scores: ClassVar[tuple[str, ...]] = ("shifts",)
     decides: ClassVar[tuple[str, ...]] = ("shifts_top1",)
     needs: ClassVar[str] = "labels, and shifted test sets (sets)"
 
+    named_by: ClassVar[str] = "sets"
+
     sets: tuple[str, ...] = ()
-    classifier: Kind = "linear"
     restrict: bool = True
     examples: Count = 10_000
 
-    def applies(self, subject: Subject) -> bool:
-        return bool(self.sets) and super().applies(subject)
-
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        self._open(subject)
-
-    def _open(self, subject: Subject) -> dict[str, ShiftedSet]:
+    def open(self, subject: Subject) -> dict[str, ShiftedSet]:
+        """Return the test sets by name."""
         named = named_specs(self.sets, "shifts.sets")
         return {name: open_shifted(spec, subject.class_names) for name, spec in named.items()}
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        classifier, test = trained(self.classifier, self, subject), subject.test(self)
-        clean = Labelled(classifier.possible(test.features), test.labels)
+        test = subject.test(self)
+        clean = Labelled(self.trained(subject).possible(test.features), test.labels)
         numbers = {"shifts_clean_top1": accuracy(clean, np.arange(subject.classes))}
         top1 = []
-        for name, shifted in self._open(subject).items():
+        for name, shifted in self.opened(subject).items():
             classes = shifted.classes if self.restrict else np.arange(subject.classes)
-            rows, labels = shifted.read(subject, subject.probe_of(self), self.examples)
-            data = Labelled(classifier.possible(rows), labels)
-            guesses = best_classes(restricted(data.features, classes), guesses_of(len(classes)))
+            scores, labels = self.scores_on(subject, shifted, self.examples)
+            guesses = best_classes(restricted(scores, classes), guesses_of(len(classes)))
             numbers |= accuracies(guesses, labels, f"shifts_{name}")
             of_set = np.isin(test.labels, shifted.classes)
             if of_set.any():
@@ -84,5 +79,4 @@ def restricted(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def accuracy(data: Labelled, classes: np.ndarray) -> float:
     """Return the share of rows of scores (N, C) whose best class, among these, is right."""
-    best = best_classes(restricted(data.features, classes), 1)[:, 0]
-    return float(np.mean(best == data.labels))
+    return float(np.mean(predictions(restricted(data.features, classes)) == data.labels))

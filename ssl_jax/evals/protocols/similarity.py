@@ -1,11 +1,12 @@
 """Similarity of the layers of two networks, on the same images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ssl_jax.core.ranges import Several
 from ssl_jax.evals.base import Protocol, Subject
-from ssl_jax.evals.protocols.layers import cka, pooled_stages
+from ssl_jax.evals.protocols.layers import SIMILARITY, cka, pooled_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class Similarity(Protocol):
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False
     needs: ClassVar[str] = "another run to compare with; set it, --sweep=other=FOLDER"
+
+    titles: ClassVar[Mapping[str, str]] = SIMILARITY
 
     other: str = ""
     examples: Several = 2048

@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
-from ssl_jax.evals.average_precision import average_precision, eleven_points
+from ssl_jax.evals.average_precision import average_precision, eleven_points, precision_titles
 from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.checks import NotMeasurable, check_several
 from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.fewshot import check_shots
 from ssl_jax.losses.shapes import check_shapes
@@ -39,6 +39,11 @@ class Svm(AtLayer):
       costs: values of C to choose from.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        **precision_titles("svm", "linear SVMs, all labels"),
+        **precision_titles("svm1", "linear SVMs, 1 label per class"),
+        **precision_titles("svm{k}", "linear SVMs, {k} labels per class"),
+    }
     scores: ClassVar[tuple[str, ...]] = ("svm",)
     decides: ClassVar[tuple[str, ...]] = ("svm",)
     multi: ClassVar[bool] = True
@@ -109,8 +114,7 @@ def svm_scores(
     Raises:
       UserError: a single class to learn from.
     """
-    if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
-        raise NotMeasurable("svm: the training data have labels of one class only")
+    check_several(train.labels, "svm")
     train_x, test_x = (
         x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test)
     )

@@ -2,6 +2,7 @@
 several sentences, and an image is assigned to the nearest class (CLIP 2103.00020, section 3.1.4).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +16,7 @@ from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Part
 from ssl_jax.evals.neighbours import nearest
 from ssl_jax.evals.protocols.retrieval import embed_images, embed_texts
-from ssl_jax.evals.scores import accuracies, guesses_of
+from ssl_jax.evals.scores import accuracies, accuracy_titles, guesses_of
 from ssl_jax.losses.shapes import check_shapes
 
 TEMPLATES = (
@@ -42,6 +43,7 @@ class ZeroShot(Protocol):
       names: file of class names, one per line, in the order of the classes; by default the data's.
     """
 
+    titles: ClassVar[Mapping[str, str]] = accuracy_titles("zero_shot", "nearest class name")
     scores: ClassVar[tuple[str, ...]] = ("zero_shot",)
 
     templates: str = ""

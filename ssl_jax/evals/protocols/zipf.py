@@ -37,6 +37,7 @@ class Zipf(AtLayer):
 
     titles: ClassVar[Mapping[str, str]] = {
         "zipf_kl": "divergence of clusters from Zipf's law",
+        "zipf_kl_hard": "divergence of clusters from Zipf's law, hard assignments",
         "zipf_entropy": "entropy of the clusters' shares, nats",
     }
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.images import Images
+from ssl_jax.evals.protocols import backgrounds
 from ssl_jax.evals.protocols.backgrounds import Backgrounds
+from ssl_jax.evals.shifted_sets import open_labelled
 from ssl_jax.objectives.base import Probe
 
 # Four classes, each a bright quarter of the image, of two wider ones and one of none.
@@ -78,6 +81,20 @@ class BackgroundsTest(absltest.TestCase):
         data = self.folder({"mixed_same": shown, "mixed_rand": shown}, inside="")
         self.assertEqual(Backgrounds(data=data).measure(subject())["backgrounds_gap"], 0)
 
+    def test_folders_are_listed_once(self):
+        """For checks and measurements of all networks on one training set."""
+        shown = {name: [name] for name in QUARTERS}
+        (Path(data := self.folder({"mixed_same": shown, "mixed_rand": shown})) / ".git").mkdir()
+        first, protocol = subject(), Backgrounds(data=data)
+        second = Subject(None, first.images, Probe())
+        with mock.patch.object(backgrounds, "open_labelled", wraps=open_labelled) as opened:
+            for some in (first, second):
+                protocol.check(some)
+                protocol.measure(some)
+            self.assertEqual(opened.call_count, 2)
+            protocol.check(subject())  # another training set
+            self.assertEqual(opened.call_count, 4)
+
     def test_errors(self):
         both = {"insect": ["ant"], "mammal": ["cow"]}
         with self.assertRaisesRegex(UserError, "backgrounds.data: no folder /nowhere/mixed_same"):
@@ -85,7 +102,7 @@ class BackgroundsTest(absltest.TestCase):
         with self.assertRaisesRegex(UserError, "no folder .*/mixed_rand"):
             Backgrounds(data=self.folder({"mixed_same": both})).check(subject())
         data = self.folder({"mixed_same": both, "mixed_rand": both})
-        with self.assertRaisesRegex(UserError, "classes: class 'insect' and 1 more is not among"):
+        with self.assertRaisesRegex(UserError, "classes, without a file: class 'insect' and 1 "):
             Backgrounds(data=data).check(subject())
         fewer = self.folder({"mixed_same": both, "mixed_rand": both | {"fish": ["fog"]}})
         with self.assertRaisesRegex(UserError, "mixed_rand has the classes fish, insect, mammal"):

@@ -191,6 +191,10 @@ class SetsTest(parameterized.TestCase):
         shifted = sets["fog"][3]
         np.testing.assert_array_equal(shifted.labels(np.arange(4)), [1, 1, 0, 0])
 
+    def test_severities_with_zeros(self):
+        sets = open_corrupted(self.folders({("fog", "01"): 1, ("fog", "02"): 1}), ("a", "b"))
+        self.assertEqual([*sets["fog"]], [1, 2])
+
     def test_errors(self):
         subject = Subject(None, images_of(open_source("digits")), Probe())
         with self.assertRaisesRegex(UserError, "size: 64 .* corrupted already"):
@@ -199,6 +203,8 @@ class SetsTest(parameterized.TestCase):
             Corruptions(data="/nowhere").check(subject)
         with self.assertRaisesRegex(UserError, "holds no folder CORRUPTION/SEVERITY/CLASS"):
             open_corrupted(self.create_tempdir().full_path, ("a", "b"))
+        with self.assertRaisesRegex(UserError, "/clean is no corruption: .*; rename it"):
+            open_corrupted(self.folders({("clean", 1): 1}), ("a", "b"))
         uneven = self.folders({("fog", 1): 2, ("fog", 2): 1})
         with self.assertRaisesRegex(UserError, "fog has 4 of severity 1, 2 of severity 2 images"):
             open_corrupted(uneven, ("a", "b"))

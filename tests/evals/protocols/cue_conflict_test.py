@@ -54,6 +54,13 @@ class NumbersTest(parameterized.TestCase):
         cues = read_cues([file], NAMES)
         self.assertEqual((cues.shape[0], cues.texture[0]), (shape, texture))
 
+    def test_names_with_dashes_and_underscores(self):
+        """The longest class that the text ends with, at the last dash that separates two."""
+        names = ("bear", "polar_bear", "t-shirt", "cat")
+        files = ["t-shirt1-cat2.png", "cat1-t-shirt.png", "0001_cc_polar_bear3-bear_cat.png"]
+        cues = read_cues(files, names)
+        np.testing.assert_array_equal(cues, [[2, 3, 1], [3, 2, 3]])
+
     def test_names_that_are_numbers(self):
         self.assertEqual([*map(int, np.ravel(read_cues(["3-7.png"], list("0123456789"))))], [3, 7])
 

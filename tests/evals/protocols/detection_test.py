@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 from pathlib import Path
 from unittest import mock
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from ssl_jax.core import sharding
+from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.boxes import BoxedImages, Objects
@@ -23,6 +22,7 @@ from ssl_jax.evals.protocols import detection
 from ssl_jax.evals.protocols.detection import Detection
 from ssl_jax.nets.backbones import resnet_small, vit
 from ssl_jax.objectives.base import Encoder, Probe
+from tests.evals.detection_stub import CRASH, ERROR
 from tests.evals.protocols.box_patches_test import squares
 
 QUICK = {"sizes": (48,), "longest": 64, "steps": 2, "batch_size": 2, "norm": "frozen"}
@@ -84,9 +84,6 @@ class RequestTest(parameterized.TestCase):
             measured([protocol], some)
         self.assertLen(str(caught.exception).splitlines(), 1)
         self.enterContext(mock.patch.object(detection, "PACKAGES", ()))
-        two = mock.patch.object(jax, "process_count", lambda: 2)
-        with two, self.assertRaisesRegex(NotMeasurable, "runs in one process"):
-            measured([protocol], some)
         some.images = dataclasses.replace(some.images, channels=1)
         with self.assertRaisesRegex(NotMeasurable, "expected 3 channels, got 1"):
             measured([protocol], some)
@@ -107,30 +104,30 @@ class RequestTest(parameterized.TestCase):
 
     def test_the_worker(self):
         """Its files, its numbers, its errors, and what remains of a process that fails."""
-        texts, tensors = {"request": "{}"}, {"w": np.ones(2)}
+        self.enterContext(mock.patch.dict("os.environ", {"SSL_JAX_CACHE": str(self.root)}))
+        self.enterContext(mock.patch.object(detection, "WORKER", "tests.evals.detection_stub"))
+        self.enterContext(mock.patch.object(detection, "POLL", 0.1))
+        tensors = {"v": np.full(2, 0.5), "w": np.ones(2)}
+        ticks = self.enterContext(mock.patch.object(distributed, "tick"))
 
-        def process(content):
-            def call(command, **options):
-                folder = Path(command[-1])
-                self.assertEqual((folder / "request.json").read_text(), "{}")
-                np.testing.assert_array_equal(np.load(folder / "weights.npz")["w"], [1, 1])
-                options["stdout"].write("one\nlast line\n")
-                if content:
-                    (folder / "results.json").write_text(json.dumps(content))
-                return subprocess.CompletedProcess(command, 3)
+        def run(seed):
+            return detection.run({"request": json.dumps({"settings": {"seed": seed}})}, tensors)
 
-            return mock.patch.object(subprocess, "run", call)
-
-        environment = {"SSL_JAX_CACHE": str(self.root)}
-        with mock.patch.dict("os.environ", environment):
-            with process({"numbers": {"ap": 0.5}}):
-                self.assertEqual(detection.run(texts, tensors), {"ap": 0.5})
-            self.assertEmpty(list(self.root.glob("detection/*")))
-            with process({"error": "it diverged"}), self.assertRaisesRegex(NotMeasurable, "it div"):
-                detection.run(texts, tensors)
-            with process(None), self.assertRaisesRegex(UserError, "code 3: last line; see "):
-                detection.run(texts, tensors)
-            self.assertLen(list(self.root.glob("detection/*")), 1)
+        self.assertEqual(run(0), {"ap": 3.0})
+        self.assertGreater(ticks.call_count, 1)  # signs of progress while it works
+        with self.assertRaisesRegex(NotMeasurable, "^detection: it diverged$"):
+            run(ERROR)
+        self.assertEmpty(list(self.root.glob("detection/*/")))
+        with self.assertRaisesRegex(UserError, "exited with code 3: last line; see .*log.txt"):
+            run(CRASH)
+        self.assertLen(list(self.root.glob("detection/*/")), 1)
+        self.assertLen((self.root / "detection" / "starts").read_text().splitlines(), 3)
+        (self.root / "file").write_text("")
+        with (
+            mock.patch.dict("os.environ", {"SSL_JAX_CACHE": str(self.root / "file")}),
+            self.assertRaisesRegex(UserError, "cannot write to the cache .*; set SSL_JAX_CACHE"),
+        ):
+            run(0)
 
 
 @pytest.mark.full

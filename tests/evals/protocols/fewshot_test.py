@@ -14,7 +14,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.data.subset import draw_fraction, draw_labels
-from ssl_jax.evals.base import Subject
+from ssl_jax.evals.base import Subject, measured
 from ssl_jax.evals.images import Images, Labelled
 from ssl_jax.evals.protocols.fewshot import FewShot, few_labels, fewshot_linear
 from ssl_jax.objectives.base import Probe
@@ -118,7 +118,7 @@ class FewShotTest(parameterized.TestCase):
 
     def test_one_class(self):
         x, y = self.train
-        with self.assertRaisesRegex(UserError, "two classes"):
+        with self.assertRaisesRegex(UserError, "one class only"):
             fewshot_linear(x, 0 * y, x, 0 * y)
 
 
@@ -156,7 +156,7 @@ class ProtocolTest(parameterized.TestCase):
     def test_a_bad_list_fails_before_images_are_read(self):
         subject = self.subject()
         with self.assertRaisesRegex(UserError, "list /nowhere"):
-            list(FewShot.measure_all([FewShot(), FewShot(lists=("/nowhere",))], subject))
+            list(measured([FewShot(), FewShot(lists=("/nowhere",))], subject))
         self.assertEmpty(subject._read)
 
     def test_a_list_does_not_show_what_is_held_out(self):

@@ -72,7 +72,7 @@ class PatchesTest(absltest.TestCase):
     def test_errors(self):
         with self.assertRaisesRegex(UserError, "give both folders"):
             Patches(train="x")
-        with self.assertRaisesRegex(UserError, "two classes"):
+        with self.assertRaisesRegex(UserError, "one class only"):
             patches.probabilities(np.zeros((3, 2)), np.zeros(3), np.zeros((1, 2)))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.protocols import propagation
 from ssl_jax.evals.protocols.propagation import Propagation
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
@@ -80,7 +81,8 @@ class PropagateTest(parameterized.TestCase):
     def test_the_ring_holds_the_first_and_the_last_frames(self):
         rng = np.random.default_rng(0)
         maps = rng.normal(size=(9, 1, 2, 2, 3)).astype(np.float32)
-        memory = propagation._begin(maps[0], np.ones((1, 2, 2, 2), np.float32), 3)
+        memory, finite = propagation._begin(maps[0], np.ones((1, 2, 2, 2), np.float32), 3)
+        self.assertTrue(finite.all())
         for frame in maps[1:]:
             memory, _ = propagation._advance(memory, frame, (4, 4), 1, 5, 0.1)
         unit = maps / np.linalg.norm(maps, axis=-1, keepdims=True)
@@ -151,6 +153,14 @@ class VideosTest(parameterized.TestCase):
             self.assertBetween(numbers["propagation_jf"], 0, 1)
         with self.assertRaisesRegex(UserError, "no stage 7"):
             self.measure(encoder, stage=7)
+
+    def test_features_that_are_not_finite(self):
+        write(self.folder, "a", halves(3))
+        net = resnet_small(width=4)
+        params, stats = net.init(jax.random.key(0))
+        params = jax.tree.map(lambda x: x * np.nan, params)
+        with self.assertRaisesRegex(NotMeasurable, "features of the frames are not finite"):
+            self.measure(Encoder(params, stats, net), stage=1)
 
     def test_errors(self):
         with self.assertRaisesRegex(UserError, "expected videos"):

@@ -87,6 +87,12 @@ class ShiftsTest(parameterized.TestCase):
         linear = TrainedClassifier(lambda rows: np.array([[0.0, np.log(3)]]))
         np.testing.assert_allclose(linear.probabilities(np.zeros((1, 1))), [[0.25, 0.75]])
 
+    def test_scores_that_are_no_numbers(self):
+        broken = TrainedClassifier(lambda rows: np.array([[0.0, np.nan], [-np.inf, 1.0]]))
+        for scores in (broken.possible, broken.probabilities):
+            with self.assertRaisesRegex(NotMeasurable, "scores of 1 of 2 images are NaN"):
+                scores(np.zeros((2, 1)))
+
     def test_it_is_trained_once(self):
         subject = digits()
         first, again = (trained("linear", Shifts(examples=n), subject) for n in (1, 2))
