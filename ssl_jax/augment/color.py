@@ -115,6 +115,16 @@ def drop_channels(image: Array, channel: Array, noise: Array) -> Array:
     return jnp.where(channels == channel, image, noise)
 
 
+def drop_random_channels(key: Array, image: Array) -> Array:
+    """Keep one random channel of (3, H, W), less its mean, and replace the others by noise in
+    [-1/2, 1/2); see `drop_channels`.
+    """
+    channel_key, noise_key = jax.random.split(key)
+    channel = jax.random.randint(channel_key, (), 0, 3, jnp.int32)
+    noise = jax.random.uniform(noise_key, image.shape, image.dtype, -0.5, 0.5)
+    return drop_channels(image - image.mean((1, 2), keepdims=True), channel, noise)
+
+
 def _convert(
     conversions: Mapping[str, Callable[[Array], Array]], space: Space, images: Array
 ) -> Array:

@@ -43,6 +43,23 @@ def take_views(inputs: Inputs, sets: tuple[Array, ...], batch: Mapping[str, Any]
     return rest | {"views": tuple(views)}
 
 
+def corner_boxes(height: int, width: int, cross: float) -> np.ndarray:
+    """Return the overlapping corners of an image, (4, 4) int32: top, left, height, width of the top
+    left, bottom left, top right and bottom right one. Each has 0.5 + `cross` of either side.
+
+    The order is that of Jigsaw clustering (2104.00323, JigClu/loader.py), which takes an image's
+    width for its height.
+    """
+    middle, reach = np.array([height // 2, width // 2]), cross * np.array([height, width])
+    low, high = np.rint(middle - reach), np.rint(middle + reach)
+    boxes = [
+        (top, left, (height - top) if bottom else high[0], (width - left) if right else high[1])
+        for right, left in ((False, 0), (True, low[1]))
+        for bottom, top in ((False, 0), (True, low[0]))
+    ]
+    return np.array(boxes, np.int32)
+
+
 def crop_resize(
     image: Array, box: Array, size: Size, interpolation: Interpolation = "bilinear"
 ) -> Array:

@@ -297,6 +297,26 @@ def tube_mask(
     return unions[jnp.argmin(unions.all((1, 2)))]
 
 
+def tube_ids(
+    key: Array,
+    grid: tuple[int, int],
+    size: tuple[Array | int, Array | int],
+    blocks: int,
+    lengths: tuple[int, int],
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Draw V-JEPA's mask of one clip (`tube_mask`) and list its visible and its hidden patches.
+
+    Args:
+      lengths: of the two lists; of more patches, random ones are listed.
+
+    Returns:
+      For the visible and for the hidden patches, ids and valid, see `mask_ids`.
+    """
+    places, first, second = jax.random.split(key, 3)
+    hidden = tube_mask(places, grid, size, blocks)
+    return mask_ids(~hidden, lengths[0], first), mask_ids(hidden, lengths[1], second)
+
+
 def context_mask(blocks: Array, hidden: Array, min_keep: int) -> Array:
     """Return the first context block that has more than `min_keep` patches outside the targets.
 

@@ -2,12 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
+
+# (down, across) of a cell's eight neighbours in reading order: the opposite of k is 7 - k.
+OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def patchify(images: Array, patch: int) -> Array:
@@ -45,6 +50,12 @@ def unpatchify(patches: Array, patch: int, grid: tuple[int, int] | None = None) 
         )
     x = patches.reshape(b, rows, columns, patch, patch, size // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * patch, columns * patch, -1)
+
+
+def montage(pieces: Array) -> Array:
+    """Join four pieces per image, (B, 4, h, h, C) row by row, to (B, 2h, 2h, C)."""
+    flat = pieces.reshape(*pieces.shape[:2], -1)
+    return unpatchify(flat, pieces.shape[2])
 
 
 def tiles(images: Array, rows: int, columns: int) -> Array:
@@ -107,6 +118,17 @@ def cut(image: Array, corners: Array, size: int) -> Array:
     return jax.vmap(lambda at: jax.lax.dynamic_slice(image, at, window))(corners)
 
 
+def random_places(key: Array, counts: Sequence[int], most: int) -> list[Array]:
+    """Draw up to `most` of the cells of several maps without repetition, (P,) int32 for each.
+
+    Args:
+      key: random key, the same for all images of a batch (CUT, 2007.15651).
+      counts: number of cells of each map.
+    """
+    keys = jax.random.split(key, len(counts))
+    return [jax.random.permutation(k, n)[:most] for k, n in zip(keys, counts, strict=True)]
+
+
 def jigsaw_tiles(
     key: Array, image: Array, rows: int = 3, size: int = 64, channel_jitter: int = 0
 ) -> Array:
@@ -143,6 +165,25 @@ def context_patches(
     room = np.maximum(np.array(image.shape[:2]) - span, 0) + 1
     origin = jax.random.randint(origin_key, (2,), 0, room.astype(np.int32))
     return cut(image, grid_corners(key, rows, rows, size + gap, (-jitter, jitter), origin), size)
+
+
+def neighbours(rows: int, pairs: Literal["centre", "all"]) -> tuple[np.ndarray, np.ndarray]:
+    """List the pairs (m, 2) int32 of adjacent cells of a rows x rows grid and their classes (m,).
+
+    The class is the place of the second cell relative to the first, see `OFFSETS`. "centre": the
+    first is the middle cell of an odd grid; "all": every two neighbours in both orders.
+    """
+    pairs_and_classes = [
+        (y * rows + x, (y + dy) * rows + x + dx, k)
+        for y in range(rows)
+        for x in range(rows)
+        for k, (dy, dx) in enumerate(OFFSETS)
+        if 0 <= y + dy < rows and 0 <= x + dx < rows
+    ]
+    if pairs == "centre":
+        pairs_and_classes = [pair for pair in pairs_and_classes if pair[0] == rows * rows // 2]
+    table = np.array(pairs_and_classes, np.int32)
+    return table[:, :2], table[:, 2]
 
 
 def standardize(images: Array, per_channel: bool = False) -> Array:

@@ -1,4 +1,5 @@
-"""Patches drawn where an image has contrast, and cut out at any place, scale and angle.
+"""Patches drawn where an image has contrast, the seeds of Exemplar-CNN (1406.6909), and cut out at
+any place, scale and angle.
 
 Images are (H, W, C) float32.
 """
@@ -7,7 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.augment import photometric
+from ssl_jax.core import rng
+
 Array = jax.Array
+Bounds = tuple[float, float]
 
 
 def gradient_energy(image: Array) -> Array:
@@ -52,3 +57,55 @@ def cut_patch(image: Array, centre: Array, side: Array, angle: Array, size: int)
     planes = jnp.moveaxis(image, -1, 0)
     cut = jax.vmap(lambda p: jax.scipy.ndimage.map_coordinates(p, at, order=1, mode="nearest"))
     return jnp.moveaxis(cut(planes), 0, -1)
+
+
+def draw_seed(key: Array, image: Array, patch: int, scale: float) -> tuple[Array, Array]:
+    """Draw the seed of an image, a square in it: its centre (2,) and its side, in pixels.
+
+    The place is drawn by `patch_probabilities`; the side is `patch` times a number from 1 to
+    `scale`, log-uniform.
+    """
+    place, size = jax.random.split(key)
+    corner = choose_patch(patch_probabilities(image, patch), jax.random.uniform(place))
+    side = patch * rng.log_uniform(size, (1.0, scale))
+    sides = np.array(image.shape[:2], np.float32)
+    room = jnp.minimum(side, sides) / 2
+    return jnp.clip(corner + patch / 2, room, sides - room), side
+
+
+def transform_seed(
+    key: Array,
+    image: Array,
+    centre: Array,
+    side: Array,
+    patch: int,
+    *,
+    translation: float,
+    scale: Bounds,
+    rotation: float,
+    contrast: Bounds,
+    hue: float,
+    power: Bounds,
+    factor: Bounds,
+    offset: float,
+) -> Array:
+    """Cut a seed out of an image with values in [0, 1] and apply the six random transformations of
+    Exemplar-CNN (section 2.1): (patch, patch, C) in [0, 1].
+
+    Args:
+      centre, side: see `draw_seed`.
+      translation: largest shift along either axis as a share of the side.
+      scale: range of the scale, log-uniform.
+      rotation: largest angle in degrees.
+      contrast: range of the factor of each principal colour, log-uniform.
+      hue, power, factor, offset: see `photometric.random_hsv_noise`.
+    """
+    shift, zoom, angle, colors, noise = jax.random.split(key, 5)
+    moved = centre + side * rng.symmetric(shift, translation, (2,))
+    side = side / rng.log_uniform(zoom, scale)  # a larger object is a smaller square
+    turn = rng.symmetric(angle, np.deg2rad(rotation).item())
+    planes = jnp.moveaxis(cut_patch(image, moved, side, turn, patch), -1, 0)
+    factors = rng.log_uniform(colors, contrast, (len(planes),))
+    planes = jnp.clip(photometric.principal_contrast(planes, factors), 0.0, 1.0)
+    noisy = photometric.random_hsv_noise(noise, planes, hue, power, factor, offset)
+    return jnp.moveaxis(noisy, 0, -1)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.plain import Text, literal
-from ssl_jax.core.ranges import Inside, Matching, Range
+from ssl_jax.core.ranges import Inside, Matching, Range, Rising
 
 T = TypeVar("T")
 FLAGS = "--"  # in the place of a section's name: the keys are flags
@@ -301,7 +301,7 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
 
 
 def _check_ranges(value: Any, hint: Any, where: str) -> None:
-    """Check numbers and texts, also in tuples; `_coerce` checks the types."""
+    """Check numbers, texts and tuples of them; `_coerce` checks the types."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for arg in args:
@@ -316,10 +316,11 @@ def _check_ranges(value: Any, hint: Any, where: str) -> None:
             if value not in limits:
                 expected = f"{limits.low:g}" if limits.low == limits.high else f"{kind} {limits}"
                 raise UserError(f"{where}: expected {expected}, got {value!r}")
-    elif origin is typing.Annotated and isinstance(value, str):
-        for pattern in (a for a in args[1:] if isinstance(a, Matching)):
-            if value not in pattern:
-                raise UserError(f"{where}: expected {pattern}, got {value!r}")
+    elif origin is typing.Annotated and isinstance(value, (str, tuple)):
+        _check_ranges(value, args[0], where)
+        for allowed in (a for a in args[1:] if isinstance(a, (Matching, Rising))):
+            if value not in allowed:
+                raise UserError(f"{where}: expected {allowed}, got {value!r}")
     elif origin is typing.Annotated:
         for inside in (a for a in args[1:] if isinstance(a, Inside)):
             if hasattr(value, inside.field):

@@ -4,10 +4,13 @@
 `core.config` refuses other values. No number in a config may be NaN or infinite.
 """
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,22 @@ class Matching:
     regex: str
     meaning: str
 
-    def __contains__(self, text: str) -> bool:
+    def __contains__(self, text: Any) -> bool:
         return re.fullmatch(self.regex, text) is not None
 
     def __str__(self) -> str:
         return self.meaning
+
+
+@dataclass(frozen=True)
+class Rising:
+    """The tuples of numbers in which none is smaller than the one before it."""
+
+    def __contains__(self, values: Any) -> bool:
+        return all(low <= high for low, high in itertools.pairwise(values))
+
+    def __str__(self) -> str:
+        return "a rising range"
 
 
 @dataclass(frozen=True)
@@ -70,3 +84,5 @@ Probability = Annotated[float, Range(0, 1)]
 BelowOne = Annotated[float, Range(0, 1, open_high=True)]
 Share = Annotated[float, Range(0, 1, open_low=True)]
 Part = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+
+Interval = Annotated[tuple[T, T], Rising()]  # (low, high): `area: Interval[Share]`

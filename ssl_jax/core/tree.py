@@ -87,6 +87,11 @@ def ema(average: Tree, current: Tree, momentum: Array | float) -> Tree:
         )
 
 
+def cast_like(tree: Tree, like: Tree) -> Tree:
+    """Cast each leaf to the dtype of the same leaf of another tree."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), tree, like)
+
+
 def global_norm(tree: Tree) -> Array:
     """Compute the Euclidean norm over all leaves, accumulated in at least float32."""
     leaves = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]

@@ -15,8 +15,7 @@ from flax import nnx
 
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.tree import Array, Tree
-from ssl_jax.nets.functional import Net, functional
+from ssl_jax.nets.functional import Net, functional, preceded
 from ssl_jax.nets.layers import DType, compute_dtype
 from ssl_jax.nets.sobel import CHANNELS, sobel
 
@@ -160,20 +159,13 @@ class Backbone:
             make, self.title, attention=self.attention, draws=self.draws, remat=self.remat_policy
         )
         if self.sobel:
-            made = dataclasses.replace(made, apply=_of_gradients(made.apply))
+            made = preceded(made, sobel)
         return dataclasses.replace(made, config=self, channels=channels)
 
     @classmethod
     def make(cls, *sizes: Any, channels: int = 3, **options: Any) -> Net:
         """Build the network of these options, for use from Python."""
         return cls(*sizes, **options).net(channels)
-
-
-def _of_gradients(apply: Callable[..., Any]) -> Callable[..., Any]:
-    def of_images(params: Tree, stats: Tree, images: Array, *arrays: Array, **options: Any) -> Any:
-        return apply(params, stats, sobel(images), *arrays, **options)
-
-    return of_images
 
 
 def scaled_width(width: int, factor: float) -> int:

@@ -190,5 +190,19 @@ def pool(x: Array, pooling: str) -> Array:
     )
 
 
+def quadrants(maps: Array) -> Array:
+    """Average the quarters of maps (B, h, w, C) to (B, 4, C), row by row, float32 at least.
+
+    Maps of less than 8 x 8, such as a ResNet's 7 x 7, are first resized to that, bilinearly; larger
+    ones to even sides.
+    """
+    b, height, width, c = maps.shape
+    height, width = (max(8, side + side % 2) for side in (height, width))
+    resized = jax.image.resize(
+        at_least_float32(maps), (b, height, width, c), "linear", antialias=False
+    )
+    return pool(resized, "grid").reshape(b, 4, c)
+
+
 def _without_cls(tokens: Array | None, cls: Array | None) -> Array | None:
     return tokens if tokens is None or cls is None else tokens[:, 1:]

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -66,6 +66,17 @@ class Net:
             .net(self.channels if channels is None else channels)
         )
         return net
+
+
+def preceded(net: Net, change: Callable[[Array], Array]) -> Net:
+    """Return the same network for images that `change` turns into its inputs."""
+
+    def apply(
+        params: Tree, stats: Tree, images: Array, *arrays: Array, **options: Any
+    ) -> tuple[Any, Tree]:
+        return net.apply(params, stats, change(images), *arrays, **options)
+
+    return replace(net, apply=apply)
 
 
 def functional(

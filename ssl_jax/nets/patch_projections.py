@@ -54,3 +54,9 @@ def patch_projections(inputs: Sequence[int], width: int = 256, dtype: DType = No
     """
     make = lambda rngs: PatchProjections(inputs, width, dtype, rngs)  # noqa: E731
     return functional(make, "patch_projections")
+
+
+def cells_at(maps: Sequence[Array], places: Sequence[Array]) -> list[Array]:
+    """Take the cells (B, P, C) at some places (P,), row by row, of each map (B, h, w, C)."""
+    cells = (x.reshape(len(x), -1, x.shape[-1]) for x in maps)
+    return [x[:, at] for x, at in zip(cells, places, strict=True)]

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment.color import drop_channels, project_colors
-from ssl_jax.augment.patches import context_patches, standardize
+from ssl_jax.augment.color import drop_random_channels, project_colors
+from ssl_jax.augment.patches import OFFSETS, context_patches, neighbours, standardize
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
@@ -18,34 +18,13 @@ from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Networks
-from ssl_jax.objectives.parts.pictures import ROWS, board
+from ssl_jax.objectives.parts.pictures import ROWS, placements
 from ssl_jax.objectives.parts.tiles import answer, tile_heads
 
 Array = jax.Array
 Tree = Any
 
-SIDES = ("↖", "↑", "↗", "←", "→", "↙", "↓", "↘")
-# (down, across) of each class, in reading order: the opposite of class k is class 7 - k.
-OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-
-
-def neighbours(rows: int, pairs: Literal["centre", "all"]) -> tuple[np.ndarray, np.ndarray]:
-    """List the pairs (m, 2) int32 of adjacent cells of a rows x rows grid and their classes (m,).
-
-    The class is the place of the second cell relative to the first. "centre": the first is the
-    middle cell of an odd grid; "all": every two neighbours in both orders.
-    """
-    pairs_and_classes = [
-        (y * rows + x, (y + dy) * rows + x + dx, k)
-        for y in range(rows)
-        for x in range(rows)
-        for k, (dy, dx) in enumerate(OFFSETS)
-        if 0 <= y + dy < rows and 0 <= x + dx < rows
-    ]
-    if pairs == "centre":
-        pairs_and_classes = [pair for pair in pairs_and_classes if pair[0] == rows * rows // 2]
-    table = np.array(pairs_and_classes, np.int32)
-    return table[:, :2], table[:, 2]
+SIDES = ("↖", "↑", "↗", "←", "→", "↙", "↓", "↘")  # names of the classes, as `OFFSETS`
 
 
 @dataclass(frozen=True)
@@ -125,19 +104,14 @@ class ContextPrediction(Objective):
         cut_key, color_key = jax.random.split(key)
         patches = context_patches(cut_key, image, self.rows, self.patch, self.gap, self.jitter)
         if self.colors != "keep" and image.shape[-1] == 3:
-            keys = jax.random.split(color_key, len(patches))
-            planes = jax.vmap(self._recolor)(keys, jnp.moveaxis(patches, -1, 1))
+            planes = jnp.moveaxis(patches, -1, 1)
+            if self.colors == "project":
+                planes = jax.vmap(project_colors)(planes)
+            else:
+                keys = jax.random.split(color_key, len(planes))
+                planes = jax.vmap(drop_random_channels)(keys, planes)
             patches = jnp.moveaxis(planes, 1, -1)
         return standardize(patches) if self.standardize else patches
-
-    def _recolor(self, key: Array, planes: Array) -> Array:
-        """Remove the colour fringes of a lens from one patch (3, h, w)."""
-        if self.colors == "project":
-            return project_colors(planes)
-        channel_key, noise_key = jax.random.split(key)
-        channel = jax.random.randint(channel_key, (), 0, 3, jnp.int32)
-        noise = jax.random.uniform(noise_key, planes.shape, planes.dtype, -0.5, 0.5)
-        return drop_channels(planes - planes.mean((1, 2), keepdims=True), channel, noise)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -167,12 +141,7 @@ class ContextPrediction(Objective):
         logits = answer(nets, patches, pairs[:, None])
         prediction, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[selected]
         first, second = patches[rows, pairs[:, 0]], patches[rows, pairs[:, 1]]
-        empty = jnp.zeros((len(images), 9, *patches.shape[2:]), patches.dtype)
-        cells = jnp.array([0, 1, 2, 3, 5, 6, 7, 8])  # of a 3 x 3 board, as `OFFSETS`
-        placements = [
-            board(empty.at[:, 4].set(first).at[rows, cells[side]].set(second), 3)
-            for side in (prediction, truth)
-        ]
+        boards = [placements(first, second, places) for places in (prediction, truth)]
         no_answer = jnp.full_like(prediction, -1)
         caption = (
             "Two patches of an image as the network sees them: the first in the middle, the second "
@@ -180,7 +149,7 @@ class ContextPrediction(Objective):
         )
         return {
             "Predicted places": Picture(
-                jnp.stack(placements, axis=1),
+                jnp.stack(boards, axis=1),
                 caption,
                 ("predicted", "in the image"),
                 jnp.stack([prediction, no_answer], axis=1),

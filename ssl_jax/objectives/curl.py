@@ -18,7 +18,7 @@ from ssl_jax.nets.heads import mlp_head
 from ssl_jax.nets.map_head import map_head
 from ssl_jax.objectives.base import Aux, Encoder, Group, Inputs, Objective, Policy, Turn, View
 from ssl_jax.objectives.parts.networks import Networks
-from ssl_jax.objectives.parts.squashed_gaussian import sample, split
+from ssl_jax.objectives.parts.squashed_gaussian import choose, sample
 
 Array = jax.Array
 Tree = Any
@@ -194,11 +194,7 @@ class CURL(Objective):
         return nets.actor(nets.actor_projector(jax.lax.stop_gradient(nets.backbone(images).map)))
 
     def _choose(self, params: Tree, images: Array, key: Array | None) -> Array:
-        out = self._act(params, images)
-        mean, _ = split(out)
-        if key is None:
-            return jnp.tanh(mean)
-        return sample(out, jax.random.normal(key, mean.shape))[0]
+        return choose(self._act(params, images), key)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         own = {name: params[name] for name in ("backbone", *ACTOR)}

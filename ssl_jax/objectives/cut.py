@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import recipes
+from ssl_jax.augment.patches import random_places
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
@@ -16,7 +17,7 @@ from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability
 from ssl_jax.losses.patch_nce import patch_nce
 from ssl_jax.nets.discriminators import patch_discriminator
 from ssl_jax.nets.functional import Net
-from ssl_jax.nets.patch_projections import patch_projections
+from ssl_jax.nets.patch_projections import cells_at, patch_projections
 from ssl_jax.nets.resampling import reflected
 from ssl_jax.objectives.base import (
     Aux,
@@ -30,12 +31,13 @@ from ssl_jax.objectives.base import (
     View,
 )
 from ssl_jax.objectives.parts.networks import Bound, Networks
+from ssl_jax.objectives.parts.pictures import ROWS
+from ssl_jax.objectives.parts.views import check_sides
 
 Array = jax.Array
 Tree = Any
 TARGET = "target"  # the stream
 IMAGE = "image"  # layer: the image itself, extended as for the first convolution
-SHOWN = 8  # images in the pictures
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,7 @@ class CUT(Objective):
             )
         if not self.layers:
             raise UserError("objective.layers: none; PatchNCE compares at least one layer")
-        sides = self.backbone.config.side
-        if tuple(map(sides, self.view.sides)) != self.view.sides:
-            nearest = " x ".join(str(sides(n)) for n in self.view.sides)
-            raise UserError(
-                f"objective.view.size: the generator keeps no images of {self.view.size} px; use "
-                f"{nearest}"
-            )
+        check_sides(self.view, self.backbone)
 
     def inputs(self) -> Inputs:
         return Inputs((self.view,), streams=((TARGET, Inputs((self.view,))),))
@@ -182,22 +178,12 @@ class CUT(Objective):
         they are mirrored: a boolean, or None if they never are.
         """
         source, target = batch["views"][0][:, 0], batch[TARGET]["views"][0][:, 0]
-        if not self.mirror:
-            return source, target, None
-        mirrored = self.draw_mirror(rng.named(key, "mirror"))
+        mirrored = self.draw_mirror(rng.named(key, "mirror")) if self.mirror else None
         return flipped(source, mirrored), flipped(target, mirrored), mirrored
 
     def draw_mirror(self, key: Array) -> Array:
         """Draw whether the batch is mirrored."""
         return jax.random.bernoulli(key, self.mirror)
-
-    def draw_places(self, key: Array, sizes: Sequence[int]) -> list[Array]:
-        """Draw some of `size` places for each map, without repetition: (P,) int32 each."""
-        keys = jax.random.split(key, len(sizes))
-        return [
-            jax.random.permutation(k, size)[: self.patches]
-            for k, size in zip(keys, sizes, strict=True)
-        ]
 
     def translate(self, nets: Bound, images: Array) -> Array:
         """Translate images (B, H, W, C)."""
@@ -208,21 +194,13 @@ class CUT(Objective):
         self, nets: Bound, source: Array, translation: Array, mirrored: Array | None, key: Array
     ) -> Array:
         """Compute PatchNCE of the places of a translation, over all layers."""
-        queries, keys = self.maps(nets, translation), self.maps(nets, source)
-        if mirrored is not None:
-            queries = [flipped(x, mirrored) for x in queries]
-        places = self.draw_places(key, [x.shape[1] * x.shape[2] for x in keys])
-
-        def projected(maps: Sequence[Array]) -> Sequence[Array]:
-            cells = (x.reshape(len(x), -1, x.shape[-1]) for x in maps)
-            vectors: Sequence[Array] = nets.projections(
-                *(x[:, at] for x, at in zip(cells, places, strict=True))
-            )
-            return vectors
-
+        queries = [flipped(x, mirrored) for x in self.maps(nets, translation)]
+        keys = self.maps(nets, source)
+        places = random_places(key, [x.shape[1] * x.shape[2] for x in keys], self.patches)
+        projected = (nets.projections(*cells_at(maps, places)) for maps in (queries, keys))
         losses = [
             jnp.mean(patch_nce(q, k, self.temperature, across_images=self.across_images))
-            for q, k in zip(projected(queries), projected(keys), strict=True)
+            for q, k in zip(*projected, strict=True)
         ]
         return jnp.mean(jnp.stack(losses))
 
@@ -239,25 +217,29 @@ class CUT(Objective):
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
-        images = images[:SHOWN]
-        rows = jnp.stack([images, self.encoder(params, extra).translate(images)], axis=1)
         caption = "Images of the source domain, and their translations to the target domain."
+        rows = with_translations(self.encoder(params, extra), images)
         return {"Translation": Picture(rows, caption, ("source", "translation"))}
 
     def stream_pictures(
         self, params: Tree, extra: Tree, streams: Mapping[str, Array], key: Array
     ) -> Mapping[str, Picture]:
-        images = streams[TARGET][:SHOWN]
-        rows = jnp.stack([images, self.encoder(params, extra).translate(images)], axis=1)
         caption = (
             "Images of the target domain, and their own translations, which should not differ."
         )
+        rows = with_translations(self.encoder(params, extra), streams[TARGET])
         return {"Identity": Picture(rows, caption, ("target", "identity"))}
 
 
-def flipped(x: Array, mirrored: Array) -> Array:
-    """Mirror maps (B, h, w, C) from left to right where `mirrored` is true."""
-    return jnp.where(mirrored, x[:, :, ::-1], x)
+def flipped(x: Array, mirrored: Array | None) -> Array:
+    """Mirror maps (B, h, w, C) from left to right if `mirrored` is true; None for never."""
+    return x if mirrored is None else jnp.where(mirrored, x[:, :, ::-1], x)
+
+
+def with_translations(encoder: Encoder, images: Array) -> Array:
+    """Show some images and their translations side by side, (rows, 2, H, W, C)."""
+    images = images[:ROWS]
+    return jnp.stack([images, encoder.translate(images)], axis=1)
 
 
 make = CUT.make

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core import rng
-from ssl_jax.core.errors import UserError
+from ssl_jax.core import rng, tree
 from ssl_jax.core.ranges import Count, Positive, Several
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
@@ -17,7 +16,7 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
+from ssl_jax.objectives.parts.kmeans import check_components, kmeans, pca_whiten
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
@@ -57,11 +56,7 @@ class DeepCluster(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         memory.check_clusters("deepcluster", self.clusters, self.spec.num_examples)
-        if not 1 <= self.whitened <= self.feature_dim:
-            raise UserError(
-                f"objective.whitened: expected at most the {self.feature_dim} features, got "
-                f"{self.whitened}"
-            )
+        check_components(self.whitened, self.feature_dim)
 
     @cached_property
     def classifier(self) -> Net:
@@ -120,8 +115,7 @@ class DeepCluster(Objective):
         share = jnp.sum(features.present) / jnp.sum(nonempty)  # mean size of a nonempty cluster
         weights = jnp.where(nonempty, share / jnp.maximum(clustering.counts, 1), 0)
         classifier, _ = self.classifier.init(rng.named(key, "classifier"))
-        cast = lambda new, old: new.astype(old.dtype)  # noqa: E731
-        classifier = jax.tree.map(cast, classifier, params["classifier"])
+        classifier = tree.cast_like(classifier, params["classifier"])
         extra = dict(
             extra,
             assignments=clustering.assignments,

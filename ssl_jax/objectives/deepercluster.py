@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import geometric
-from ssl_jax.core import rng
+from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
@@ -17,7 +17,7 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.kmeans import pca_whiten, two_level_kmeans
+from ssl_jax.objectives.parts.kmeans import check_components, pca_whiten, two_level_kmeans
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.views import fold
 
@@ -66,11 +66,7 @@ class DeeperCluster(Objective):
                 f"objective.clusters: {self.clusters} are not a multiple of the "
                 f"{self.super_clusters} super_clusters"
             )
-        if self.whitened > self.feature_dim:
-            raise UserError(
-                f"objective.whitened: expected at most the {self.feature_dim} features, got "
-                f"{self.whitened}"
-            )
+        check_components(self.whitened, self.feature_dim)
         if self.rotate:
             self.view.check_square()
 
@@ -175,8 +171,7 @@ class DeeperCluster(Objective):
         heads, _ = self.networks.only("super_classifier", "classifiers").init(
             rng.named(key, "classifiers")
         )
-        cast = lambda new, old: new.astype(old.dtype)  # noqa: E731
-        heads = {name: jax.tree.map(cast, new, params[name]) for name, new in heads.items()}
+        heads = tree.cast_like(heads, {name: params[name] for name in heads})
         weights = weights.astype(extra["weights"].dtype)
         return {**params, **heads}, dict(extra, assignments=labels, weights=weights)
 

@@ -108,7 +108,7 @@ class DINO(Objective):
         targets = teacher_probabilities(logits, extra["center"], self.teacher_temperature(step))
         loss = mean_of_other_views(cross_entropies(targets, prediction))
         extra = dict(extra, stats=student.stats, teacher_stats=teacher.stats)
-        return loss, Aux(extra, {"center": jnp.mean(logits, axis=(0, 1))})
+        return loss, Aux(extra, {"center": self_distillation.mean_logits(logits)})
 
     def teacher_temperature(self, step: Array) -> Array:
         """Return the temperature of the targets at a step."""

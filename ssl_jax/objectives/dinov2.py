@@ -3,9 +3,9 @@
 With the Gram anchoring of DINOv3 (2508.10104) as an option.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -13,19 +13,23 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Several, Whole
+from ssl_jax.core.ranges import (
+    Count,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    Several,
+    Whole,
+)
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
-from ssl_jax.losses.dino import teacher_probabilities
-from ssl_jax.losses.gram import gram
+from ssl_jax.losses.dino import balanced_probabilities, teacher_probabilities
 from ssl_jax.losses.koleo import koleo
-from ssl_jax.losses.sinkhorn import sinkhorn
-from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
 from ssl_jax.objectives.base import Aux, Encoder, Group, Objective, View
-from ssl_jax.objectives.parts import self_distillation
+from ssl_jax.objectives.parts import gram_teacher, hidden_patches, self_distillation
 from ssl_jax.objectives.parts.ema import cosine_momentum
-from ssl_jax.objectives.parts.hidden_patches import gather_hidden, spread_masks
 from ssl_jax.objectives.parts.multicrop import (
     images_and_patches,
     leading_groups,
@@ -80,7 +84,7 @@ class DINOv2(Objective):
 
     Raises:
       UserError: groups that do not divide the batch or are too small, Gram anchoring that starts
-        before its teacher, a range of ratios that falls.
+        before its teacher.
     """
 
     family: ClassVar[str] = "masked"
@@ -109,7 +113,7 @@ class DINOv2(Objective):
     center_momentum: Probability = 0.9
     momentum: Probability = 0.994
     mask_share: Probability = 0.5
-    mask_ratios: tuple[Probability, Probability] = (0.1, 0.5)
+    mask_ratios: Interval[Probability] = (0.1, 0.5)
     batch_groups: Count = 1
     image_weight: NonNegative = 1.0
     patch_weight: NonNegative = 1.0
@@ -129,10 +133,6 @@ class DINOv2(Objective):
                 f"{self.spec.global_batch}; use a divisor that leaves two or more images and a "
                 "mask in each"
             )
-        if self.mask_ratios[0] > self.mask_ratios[1]:
-            raise UserError(
-                f"objective.mask_ratios: expected a rising range, got {self.mask_ratios}"
-            )
         if self.gram_weight and self.gram_from > self.gram_start:
             raise UserError(
                 f"objective.gram_start: step {self.gram_start} is before gram_from="
@@ -151,32 +151,18 @@ class DINOv2(Objective):
 
     @cached_property
     def networks(self) -> Networks:
-        patches = self.patch_grid[0] ** 2
-        if int(patches * self.mask_ratios[1]) < 1:
-            raise UserError(
-                f"objective.mask_ratios: {self.mask_ratios} hide none of {patches} patches; use "
-                "larger shares or smaller patches"
-            )
-        heads = {"head": self.prototypes, "patch_head": self.patch_prototypes}
-        return self.backbone_and(**{name: self._head(k) for name, k in heads.items() if k})
-
-    def _head(self, prototypes: int) -> Net:
-        return dino_head(
-            self.patch_grid[1],
-            prototypes,
+        side, width = self.patch_grid
+        hidden_patches.check_most(side, self.mask_ratios)
+        head = partial(
+            dino_head,
+            width,
             hidden_dim=self.hidden_dim,
             bottleneck_dim=self.bottleneck_dim,
             norm=self.head_norm,
             norm_last_layer=False,
         )
-
-    @cached_property
-    def teacher_networks(self) -> Networks:
-        """The networks without stochastic depth."""
-        if not self.backbone.draws:
-            return self.networks
-        whole = self.backbone.like(drop_path=0.0)
-        return replace(self.networks, nets={**self.networks.nets, "backbone": whole})
+        outputs = {"head": self.prototypes, "patch_head": self.patch_prototypes}
+        return self.backbone_and(**{name: head(k) for name, k in outputs.items() if k})
 
     def groups(self) -> dict[str, Group]:
         return self_distillation.last_layer_group(self.spec, self.freeze_epochs)
@@ -197,20 +183,22 @@ class DINOv2(Objective):
         split = leading_groups(self.views, self.large)
         large, small = batch["views"][:split], batch["views"][split:]
         student = self.networks.bind(params, extra["stats"])
-        teacher = self.teacher_networks.bind(extra["teacher"], extra["teacher_stats"])
+        teacher = self.networks.without_drop_path().bind(extra["teacher"], extra["teacher_stats"])
         backbone = student.backbone
         if self.backbone.draws:
             keys = rng.per_example(rng.named(key, "drop_path"), batch["index"])
             backbone = with_keys(backbone, keys)
 
         masks = self.masks(rng.per_example(key, batch["index"]))
-        gather, weights = self.hidden(masks)
+        hidden, weights = hidden_patches.gather_hidden(
+            masks, self.batch_groups, self.mask_share, self.mask_ratios
+        )
         images, patches = images_and_patches(backbone, large, masks)
         crops = jnp.concatenate([images, multicrop(backbone, small)], 1) if small else images
-        predictions = self.predict(student, crops, gather(patches))
+        predictions = self.predict(student, crops, hidden(patches))
         image_logits, patch_logits = (x / self.student_temperature for x in predictions)
         whole, whole_patches = images_and_patches(teacher.backbone, large)
-        logits = self.predict(teacher, whole, gather(whole_patches))
+        logits = self.predict(teacher, whole, hidden(whole_patches))
         image_targets, patch_targets = self.targets(*logits, weights > 0, extra, step)
 
         image_loss = mean_of_other_views(cross_entropies(image_targets, image_logits))
@@ -221,20 +209,20 @@ class DINOv2(Objective):
         loss = self.image_weight * image_loss + self.patch_weight * patch_loss
         loss += self.koleo_weight * koleo_loss
         if self.gram_weight:
-            metrics["gram_loss"] = self.gram(extra, large, patches, step)
+            anchor = self.networks.bind(extra["gram"], extra["teacher_stats"], train=False)
+            metrics["gram_loss"] = gram_teacher.gram_loss(
+                anchor.backbone, large, patches, step >= self.gram_start
+            )
             loss += self.gram_weight * metrics["gram_loss"]
-        signals = {} if self.centering == "sinkhorn" else self.means(*logits, weights > 0)
+        means = map(self_distillation.mean_logits, logits, (None, weights > 0))
+        signals = dict(zip(CENTERS, means, strict=True)) if self.centering == "mean" else {}
         extra = dict(extra, stats=student.stats, teacher_stats=teacher.stats)
         return loss, Aux(extra, signals, metrics)
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, large, rows, columns), bool, of the patches to hide with keys (B,)."""
-        side, groups = self.patch_grid[0], self.batch_groups
-        return spread_masks(keys, self.large, side, groups, self.mask_share, self.mask_ratios)
-
-    def hidden(self, masks: Array) -> tuple[Callable[[Array], Array], Array]:
-        """Return the gathering of the hidden patches and their weights; see `gather_hidden`."""
-        return gather_hidden(masks, self.batch_groups, self.mask_share, self.mask_ratios)
+        shares = self.batch_groups, self.mask_share, self.mask_ratios
+        return hidden_patches.stratified_masks(keys, self.large, self.patch_grid[0], *shares)
 
     def predict(self, nets: Bound, images: Array, patches: Array) -> tuple[Array, Array]:
         """Compute logits (..., K) for images and patches."""
@@ -247,34 +235,15 @@ class DINOv2(Objective):
         that are `valid`.
         """
         temperature = self.teacher_temperature(step)
-        if self.centering == "mean":
-            logits = zip(CENTERS, (images, patches), strict=True)
-            first, second = (teacher_probabilities(x, extra[c], temperature) for c, x in logits)
-            return first, second
-
-        def balance(logits: Array, valid: Array | None = None) -> Array:
-            rows = logits.reshape(-1, logits.shape[-1])
-            return sinkhorn(rows, temperature, ITERATIONS, valid=valid).reshape(logits.shape)
-
-        return balance(images), balance(patches, valid)
-
-    def means(self, images: Array, patches: Array, valid: Array) -> dict[str, Array]:
-        """Return the means (K,) of the teacher's logits, for the running means."""
-        rows = jnp.sum(jnp.where(valid[:, None], patches, 0), axis=0)
-        values = jnp.mean(images, axis=(0, 1)), rows / jnp.maximum(valid.sum(), 1)
-        return dict(zip(CENTERS, values, strict=True))
-
-    def gram(self, extra: Tree, large: Sequence[Array], patches: Array, step: Array) -> Array:
-        """Compare the similarities of the student's patches with the Gram teacher's, from its first
-        step on.
-        """
-        anchor = self.networks.bind(extra["gram"], extra["teacher_stats"], train=False)
-
-        def compare() -> Array:
-            return gram(patches, images_and_patches(anchor.backbone, large)[1])
-
-        zero = jnp.zeros((), jax.eval_shape(compare).dtype)
-        return jax.lax.cond(step >= self.gram_start, compare, lambda: zero)
+        if self.centering == "sinkhorn":
+            return (
+                balanced_probabilities(images, temperature, ITERATIONS),
+                balanced_probabilities(patches, temperature, ITERATIONS, valid),
+            )
+        return (
+            teacher_probabilities(images, extra["center"], temperature),
+            teacher_probabilities(patches, extra["patch_center"], temperature),
+        )
 
     def teacher_temperature(self, step: Array) -> Array:
         """Return the temperature of the targets at a step."""
@@ -291,14 +260,8 @@ class DINOv2(Objective):
         old = {name: extra[name] for name in signals}
         extra = extra | tree.ema(old, signals, self.center_momentum) | {"teacher": teacher}
         if self.gram_weight:
-            done, start = step + 1, self.gram_start
-            renew = (done == self.gram_from) | (
-                (done > start) & ((done - start) % self.gram_every == 0)
-            )
-            latest = {"backbone": teacher["backbone"]}
-            extra["gram"] = jax.tree.map(
-                lambda new, old: jnp.where(renew, new, old), latest, extra["gram"]
-            )
+            steps = self.gram_from, self.gram_start, self.gram_every
+            extra["gram"] = gram_teacher.renewed(extra["gram"], teacher, step + 1, *steps)
         return params, extra
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:

@@ -20,9 +20,9 @@ from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, Encoder, ImageTokenizer, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
-from ssl_jax.objectives.parts.pictures import ROWS
+from ssl_jax.objectives.parts.pictures import ROWS, mosaic
 from ssl_jax.objectives.parts.schedules import cosine
-from ssl_jax.objectives.parts.views import fold
+from ssl_jax.objectives.parts.views import check_sides, fold
 
 Array = jax.Array
 Tree = Any
@@ -100,12 +100,7 @@ class DVAE(Objective):
         config, channels = self.backbone.config, self.spec.channels
         out = 2 * channels if self.likelihood == "logit_laplace" else channels
         made: Net = config.decoder(self.vocabulary, self.code_dim, out)
-        for side in self.view.sides:
-            if config.side(side) != side:
-                raise UserError(
-                    f"objective.view.size: {side} px do not fit the encoder's stride; use "
-                    f"{config.side(side)}"
-                )
+        check_sides(self.view, self.backbone)
         return made
 
     @cached_property
@@ -179,7 +174,9 @@ class DVAE(Objective):
         images, params = images[:ROWS], extra.get("average", params)
         codes = self.encoder(params, extra).codes(images)
         nets = self.networks.bind(params, extra["stats"], train=False)
-        rows = jnp.stack([images, self.mosaic(codes), self.decode(nets, codes)], axis=1)
+        mean, std = statistics(recipe(self.view.recipe), self.spec.channels)
+        colors = mosaic(codes, self.vocabulary, self.view.sides, self.spec.channels)
+        rows = jnp.stack([images, (colors - mean) / std, self.decode(nets, codes)], axis=1)
         caption = (
             f"The encoder replaces each of {codes.shape[1]} x {codes.shape[2]} places by one of "
             f"{self.vocabulary} codes, shown as colours; the decoder reconstructs the image from "
@@ -193,14 +190,6 @@ class DVAE(Objective):
         if self.likelihood == "logit_laplace":
             return jax.nn.sigmoid(prediction[..., : self.spec.channels])
         return prediction
-
-    def mosaic(self, codes: Array) -> Array:
-        """Draw codes (B, h, w) as squares of one colour per code, (B, H, W, C)."""
-        mean, std = statistics(recipe(self.view.recipe), self.spec.channels)
-        colors = jax.random.uniform(jax.random.key(0), (self.vocabulary, self.spec.channels))
-        height, width = self.view.sides
-        squares = colors[codes].repeat(height // codes.shape[1], axis=1)
-        return (squares.repeat(width // codes.shape[2], axis=2) - mean) / std
 
 
 make = DVAE.make

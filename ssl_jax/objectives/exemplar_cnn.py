@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ssl_jax.augment import photometric, recipes, seeds
+from ssl_jax.augment import recipes
+from ssl_jax.augment.seeds import draw_seed, transform_seed
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count, NonNegative, Positive, Range, Whole
+from ssl_jax.core.ranges import Count, Interval, NonNegative, Positive, Range, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.triplet import batch_hard, cosine_triplet, semi_hard
@@ -60,7 +60,7 @@ class ExemplarCNN(Objective):
 
     Raises:
       UserError: a view that is not a plain whole image, or that is smaller than the patch; triplets
-        without several copies; a range that is reversed.
+        without several copies.
     """
 
     family: ClassVar[str] = "pretext"
@@ -77,11 +77,11 @@ class ExemplarCNN(Objective):
     margin: Positive = 0.5
     normalized: Literal["features", "batch"] = "features"
     translation: NonNegative = 0.2
-    scale: tuple[Positive, Positive] = (0.7, 1.4)
+    scale: Interval[Positive] = (0.7, 1.4)
     rotation: NonNegative = 20.0
-    contrast: tuple[Positive, Positive] = (0.5, 2.0)
-    power: tuple[Positive, Positive] = (0.25, 4.0)
-    factor: tuple[Positive, Positive] = (0.7, 1.4)
+    contrast: Interval[Positive] = (0.5, 2.0)
+    power: Interval[Positive] = (0.25, 4.0)
+    factor: Interval[Positive] = (0.7, 1.4)
     offset: NonNegative = 0.1
     hue: NonNegative = 0.1
 
@@ -97,12 +97,6 @@ class ExemplarCNN(Objective):
             raise UserError(
                 f"objective.copies: triplets need at least 2 per image, got {self.copies}"
             )
-        for name in ("scale", "contrast", "power", "factor"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise UserError(
-                    f"objective.{name}: {low, high} is reversed; put the smaller number first"
-                )
 
     @cached_property
     def networks(self) -> Networks:
@@ -127,15 +121,17 @@ class ExemplarCNN(Objective):
             accuracy = jnp.mean(out.argmax(-1) == labels)
             return jnp.mean(cross_entropy(out, labels)), Aux(extra, metrics={"accuracy": accuracy})
         z = l2_normalize(out, axis=-1 if self.normalized == "features" else 0)
-        if self.form == "cosine":
-            each = unfold(z, self.copies)
-            triplets = cosine_triplet(
-                each[:, 0], each[:, 1], jnp.roll(each[:, 0], 1, 0), self.margin
-            )
-            return jnp.mean(triplets), Aux(extra)
+        return self.triplets(z, labels), Aux(extra)
+
+    def triplets(self, z: Array, labels: Array) -> Array:
+        """Compute the triplet loss of embeddings (B copies, d) and their images (B copies,)."""
         if self.form == "semi_hard":
-            return semi_hard(z, labels, self.margin), Aux(extra)
-        return jnp.mean(batch_hard(z, labels)), Aux(extra)
+            return semi_hard(z, labels, self.margin)
+        if self.form == "batch_hard":
+            return jnp.mean(batch_hard(z, labels))
+        each = unfold(z, self.copies)
+        anchor, positive, negative = each[:, 0], each[:, 1], jnp.roll(each[:, 0], 1, 0)
+        return jnp.mean(cosine_triplet(anchor, positive, negative, self.margin))
 
     def exemplars(self, seed: Array, images: Array, index: Array, key: Array) -> Array:
         """Transform the seeds of images (B, H, W, C): (B, copies, patch, patch, C), normalised.
@@ -151,39 +147,30 @@ class ExemplarCNN(Objective):
             if self.transforms:
                 number = jax.random.randint(key, (self.copies,), 0, self.transforms)
                 keys = rng.per_example(seed_key, number)
-            centre, side = self.seed(rng.named(seed_key, "seed"), image)
-            return jax.vmap(lambda key: self.transform(key, image, centre, side))(keys)
+            seed_key = rng.named(seed_key, "seed")
+            centre, side = draw_seed(seed_key, image, self.patch, self.seed_scale)
+            transform = partial(
+                transform_seed,
+                image=image,
+                centre=centre,
+                side=side,
+                patch=self.patch,
+                translation=self.translation,
+                scale=self.scale,
+                rotation=self.rotation,
+                contrast=self.contrast,
+                power=self.power,
+                factor=self.factor,
+                offset=self.offset,
+                hue=self.hue,
+            )
+            return jax.vmap(transform)(keys)
 
         seed_keys = rng.per_example(jax.random.wrap_key_data(seed), index)
         patches = jax.vmap(copies)(
             seed_keys, rng.per_example(key, index), recipes.unit(self.view, images)
         )
         return recipes.normalize(self.view, patches).astype(images.dtype)
-
-    def seed(self, key: Array, image: Array) -> tuple[Array, Array]:
-        """Draw the seed of an image (H, W, C): its centre (2,) and its side, in pixels."""
-        place, size = jax.random.split(key)
-        probabilities = seeds.patch_probabilities(image, self.patch)
-        corner = seeds.choose_patch(probabilities, jax.random.uniform(place))
-        side = self.patch * rng.log_uniform(size, (1.0, self.seed_scale))
-        sides = np.array(image.shape[:2], np.float32)
-        room = jnp.minimum(side, sides) / 2
-        return jnp.clip(corner + self.patch / 2, room, sides - room), side
-
-    def transform(self, key: Array, image: Array, centre: Array, side: Array) -> Array:
-        """Cut a seed out of an image with values in [0, 1] and transform it."""
-        shift, scale, angle, contrast, noise = jax.random.split(key, 5)
-        moved = centre + side * rng.symmetric(shift, self.translation, (2,))
-        # A larger object is a smaller square of the image.
-        side = side / rng.log_uniform(scale, self.scale)
-        turn = rng.symmetric(angle, np.deg2rad(self.rotation).item())
-        planes = jnp.moveaxis(seeds.cut_patch(image, moved, side, turn, self.patch), -1, 0)
-        factors = rng.log_uniform(contrast, self.contrast, (len(planes),))
-        planes = jnp.clip(photometric.principal_contrast(planes, factors), 0.0, 1.0)
-        noisy = photometric.random_hsv_noise(
-            noise, planes, self.hue, self.power, self.factor, self.offset
-        )
-        return jnp.moveaxis(noisy, 0, -1)
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array

@@ -2,23 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import ibot_mask
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Several, Whole
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.dino import teacher_probabilities
 from ssl_jax.losses.masked import masked_patch_loss
-from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
 from ssl_jax.objectives.base import Aux, Encoder, Group, Objective, View
-from ssl_jax.objectives.parts import self_distillation
+from ssl_jax.objectives.parts import hidden_patches, self_distillation
 from ssl_jax.objectives.parts.ema import cosine_momentum
 from ssl_jax.objectives.parts.multicrop import images_and_patches, leading_groups, multicrop
 from ssl_jax.objectives.parts.networks import Bound, Networks
@@ -90,19 +88,7 @@ class IBOT(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         leading_groups(self.views, self.large)
-        if len(self.mask_ratios) != len(self.mask_spreads):
-            raise UserError(
-                f"objective: {len(self.mask_ratios)} mask_ratios with {len(self.mask_spreads)} "
-                "mask_spreads; set one spread per ratio"
-            )
-        for ratio, spread in zip(self.mask_ratios, self.mask_spreads, strict=True):
-            if spread > min(ratio, 1 - ratio):
-                raise UserError(
-                    f"objective.mask_spreads: {ratio} -+ {spread} leaves [0, 1]; use a spread of "
-                    f"at most {min(ratio, 1 - ratio):g}"
-                )
-        if not self.mask_ratios:
-            raise UserError("objective.mask_ratios: expected at least one share, got none")
+        hidden_patches.check_spreads(self.mask_ratios, self.mask_spreads)
         if not self.image_weight + self.patch_weight:
             raise UserError("objective: image_weight and patch_weight are both 0; set one of them")
 
@@ -112,11 +98,8 @@ class IBOT(Objective):
 
     @cached_property
     def networks(self) -> Networks:
-        names = ("head",) if self.shared_head else ("head", "patch_head")
-        return self.backbone_and(**{name: self._head() for name in names})
-
-    def _head(self) -> Net:
-        return dino_head(
+        head = partial(
+            dino_head,
             self.patch_grid[1],
             self.prototypes,
             hidden_dim=self.hidden_dim,
@@ -124,6 +107,8 @@ class IBOT(Objective):
             norm=self.head_norm,
             norm_last_layer=self.norm_last_layer,
         )
+        names = ("head",) if self.shared_head else ("head", "patch_head")
+        return self.backbone_and(**{name: head() for name in names})
 
     def groups(self) -> dict[str, Group]:
         return self_distillation.last_layer_group(self.spec, self.freeze_epochs)
@@ -139,38 +124,32 @@ class IBOT(Objective):
     ) -> tuple[Array, Aux]:
         split = leading_groups(self.views, self.large)
         large, small = batch["views"][:split], batch["views"][split:]
-        masks = self.masks(key, batch["index"])
+        masks = self.masks(rng.per_example(key, batch["index"]))
         student = self.networks.bind(params, extra["stats"])
         teacher = self.networks.bind(extra["teacher"], extra["teacher_stats"])
 
         images, patches = images_and_patches(student.backbone, large, masks)
         if small:
             images = jnp.concatenate([images, multicrop(student.backbone, small)], axis=1)
-        predictions = [
-            logits / self.student_temperature for logits in self.predict(student, images, patches)
-        ]
+        predictions = self.predict(student, images, patches)
+        image_logits, patch_logits = (x / self.student_temperature for x in predictions)
         logits = self.predict(teacher, *images_and_patches(teacher.backbone, large))
         image_targets, patch_targets = self.targets(*logits, extra, step)
 
-        image_loss = mean_of_other_views(cross_entropies(image_targets, predictions[0]))
+        image_loss = mean_of_other_views(cross_entropies(image_targets, image_logits))
         hidden = masks.reshape(patch_targets.shape[:-1])
-        patch_loss = masked_patch_loss(patch_targets, predictions[1], hidden)
+        patch_loss = masked_patch_loss(patch_targets, patch_logits, hidden)
         loss = self.image_weight * image_loss + self.patch_weight * patch_loss
 
-        means = [jnp.mean(each, axis=tuple(range(each.ndim - 1))) for each in logits]
+        centers = dict(zip(CENTERS, map(self_distillation.mean_logits, logits), strict=True))
         extra = dict(extra, stats=student.stats, teacher_stats=teacher.stats)
         metrics = {"image_loss": image_loss, "patch_loss": patch_loss}
-        return loss, Aux(extra, dict(zip(CENTERS, means, strict=True)), metrics)
+        return loss, Aux(extra, centers, metrics)
 
-    def masks(self, key: Array, index: Array) -> Array:
+    def masks(self, keys: Array) -> Array:
         """Draw masks (B, large, rows, columns), bool, of the patches to hide from the student."""
-        grid = (self.patch_grid[0],) * 2
-
-        def draw(key: Array) -> Array:
-            return ibot_mask(key, grid, self.mask_ratios, self.mask_spreads, self.mask_blocks)
-
-        keys = jax.vmap(lambda k: jax.random.split(k, self.large))(rng.per_example(key, index))
-        return jax.vmap(jax.vmap(draw))(keys)
+        shares = self.mask_ratios, self.mask_spreads, self.mask_blocks
+        return hidden_patches.random_masks(keys, self.large, self.patch_grid[0], *shares)
 
     def predict(self, nets: Bound, images: Array, patches: Array) -> tuple[Array, Array]:
         """Compute logits (..., K) for images (B, V, D) and patches (B, G, N, D)."""
@@ -203,7 +182,7 @@ class IBOT(Objective):
     ) -> tuple[Tree, Tree]:
         momentum = cosine_momentum(step, self.spec.total_steps, self.momentum)
         teacher = tree.ema(extra["teacher"], params, momentum)
-        old = {name: extra[name] for name in CENTERS}
+        old = {name: extra[name] for name in signals}
         centers = tree.ema(old, signals, self.center_momentum)
         return params, extra | centers | {"teacher": teacher}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import block_areas, block_size, mask_ids, multi_block, take
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count, Positive, Share, Whole
+from ssl_jax.core.ranges import Count, Interval, Positive, Share, Whole
 from ssl_jax.losses.masked import masked_smooth_l1
 from ssl_jax.objectives.base import Aux, Picture
 from ssl_jax.objectives.parts.joint_embedding import JointEmbedding, PatchLists
@@ -44,26 +44,18 @@ class IJEPA(JointEmbedding):
         and the contexts are cut, row by row, to the shortest one of the batch (of a device there).
 
     Raises:
-      UserError: a backbone with a class token, a range that falls, a context that may have
-        `min_keep` patches or fewer.
+      UserError: a backbone with a class token, a context that may have `min_keep` patches or fewer.
     """
 
     needs: ClassVar[str] = "a ViT backbone without a class token"
 
     blocks: Count = 4
-    target_scale: tuple[Share, Share] = (0.15, 0.2)
-    target_aspect: tuple[Positive, Positive] = (0.75, 1.5)
-    context_scale: tuple[Share, Share] = (0.85, 1.0)
+    target_scale: Interval[Share] = (0.15, 0.2)
+    target_aspect: Interval[Positive] = (0.75, 1.5)
+    context_scale: Interval[Share] = (0.85, 1.0)
     min_keep: Whole = 10
     context_length: Count | None = None
     released_masks: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("target_scale", "target_aspect", "context_scale"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise UserError(f"objective.{name}: expected a rising range, got ({low}, {high})")
 
     @cached_property
     def grid(self) -> tuple[int, int]:

@@ -7,19 +7,17 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssl_jax.augment import recipes
-from ssl_jax.augment.crop import crop_resize, random_box
-from ssl_jax.augment.patches import unpatchify
+from ssl_jax.augment.crop import corner_boxes, crop_resize, random_box
+from ssl_jax.augment.patches import montage
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Inside, NonNegative, Positive, Range
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.supcon import supcon
-from ssl_jax.nets.features import pool
+from ssl_jax.nets.features import quadrants
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Aux, Inputs, Objective, Picture, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS
@@ -29,43 +27,7 @@ Array = jax.Array
 Tree = Any
 
 Corners = Annotated[View, Inside("count", Annotated[int, Range(4, 4)])]  # one crop of each
-# Column by column, as in the released code (JigClu/loader.py): it takes an image's width for its
-# height.
-CORNERS = ("top left", "bottom left", "top right", "bottom right")
-
-
-def corner_boxes(height: int, width: int, cross: float) -> np.ndarray:
-    """Return the overlapping corners of an image, (4, 4) int32: top, left, height, width of each of
-    `CORNERS`. Each has 0.5 + `cross` of either side.
-    """
-    middle, reach = np.array([height // 2, width // 2]), cross * np.array([height, width])
-    low, high = np.rint(middle - reach), np.rint(middle + reach)
-    boxes = [
-        (top, left, (height - top) if bottom else high[0], (width - left) if right else high[1])
-        for right, left in ((False, 0), (True, low[1]))
-        for bottom, top in ((False, 0), (True, low[0]))
-    ]
-    return np.array(boxes, np.int32)
-
-
-def montage(pieces: Array) -> Array:
-    """Join four pieces per image, (B, 4, h, h, C) row by row, to (B, 2h, 2h, C)."""
-    flat = pieces.reshape(*pieces.shape[:2], -1)
-    return unpatchify(flat, pieces.shape[2])
-
-
-def quadrants(maps: Array) -> Array:
-    """Average the quarters of maps (B, h, w, C) to (B, 4, C), row by row, float32 at least.
-
-    Maps of less than 8 x 8, such as a ResNet's 7 x 7, are first resized to that, bilinearly; larger
-    ones to even sides.
-    """
-    b, height, width, c = maps.shape
-    height, width = (max(8, side + side % 2) for side in (height, width))
-    resized = jax.image.resize(
-        at_least_float32(maps), (b, height, width, c), "linear", antialias=False
-    )
-    return pool(resized, "grid").reshape(b, 4, c)
+CORNERS = ("top left", "bottom left", "top right", "bottom right")  # see `augment.crop`
 
 
 @dataclass(frozen=True)

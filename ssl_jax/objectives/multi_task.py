@@ -1,24 +1,26 @@
 """Multi-task self-supervised visual learning (Doersch and Zisserman 2017, 1708.07860)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment import color, recipes
+from ssl_jax.augment import recipes
 from ssl_jax.core import config, rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import NonNegative
-from ssl_jax.nets.functional import Net
+from ssl_jax.nets.functional import Net, preceded
 from ssl_jax.nets.lasso import lasso, shrink
 from ssl_jax.objectives.base import Aux, Encoder, Inputs, Objective, Picture, View
 from ssl_jax.objectives.colorization import Colorization
 from ssl_jax.objectives.context_prediction import ContextPrediction
 from ssl_jax.objectives.exemplar_cnn import ExemplarCNN
 from ssl_jax.objectives.motion_segmentation import MotionSegmentation
+from ssl_jax.objectives.parts import trunk_copies
+from ssl_jax.objectives.parts.color_space import threefold_lightness
 
 Array = jax.Array
 Tree = Any
@@ -122,15 +124,9 @@ class MultiTask(Objective):
 
     def shown(self, trunk: Net, view: View) -> Net:
         """Return the trunk for images normalised as in `view`."""
-        chain = recipes.recipe(view.recipe)
-
-        def lightness(images: Array) -> Array:
-            if chain.space != "lab":
-                images = color.from_rgb("lab", recipes.unit(view, images)) / 100 - 0.5
-            return jnp.repeat(images[..., :1], 3, axis=-1)
-
-        changes = self.harmonize or chain.space == "lab"
-        return preceded(trunk, lightness) if changes else trunk
+        if self.harmonize or recipes.recipe(view.recipe).space == "lab":
+            return preceded(trunk, partial(threefold_lightness, view))
+        return trunk
 
     @property
     def reader(self) -> str:
@@ -165,35 +161,8 @@ class MultiTask(Objective):
             own, more = task.init(rng.named(key, name))
             own["backbone"] = trunk if self.lasso is None else dict(own["backbone"], trunk=trunk)
             more["stats"]["backbone"] = stats
-            self.store(params, extra, name, own, more)
+            trunk_copies.store(params, extra, name, self.reader, own, more)
         return params, extra
-
-    def own(self, params: Tree, extra: Tree, name: str) -> tuple[Tree, Tree]:
-        """Return the (params, extra) of a task, as its method knows them."""
-        trunk = params["backbone"] if name == self.reader else params["copies"][name]
-        heads = dict(params[name])
-        backbone = {"trunk": trunk, "alpha": heads.pop("alpha")} if "alpha" in heads else trunk
-        more = dict(extra[name])
-        if name == self.reader:
-            more["stats"] = dict(more["stats"], **extra["stats"])
-        return dict(heads, backbone=backbone), more
-
-    def store(self, params: Tree, extra: Tree, name: str, own: Tree, more: Tree) -> None:
-        """Put the (params, extra) of a task into those of all: the inverse of `own`. The variables
-        of the reader's trunk are where every method has those of its backbone.
-        """
-        heads = {k: v for k, v in own.items() if k != "backbone"}
-        trunk = own["backbone"]
-        if self.lasso is not None:
-            heads["alpha"], trunk = trunk["alpha"], trunk["trunk"]
-        if name == self.reader:
-            params["backbone"] = trunk
-            stats = {k: v for k, v in more["stats"].items() if k != "backbone"}
-            extra["stats"] = {"backbone": more["stats"]["backbone"]}
-            more = dict(more, stats=stats)
-        else:
-            params["copies"][name] = trunk
-        params[name], extra[name] = heads, more
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -204,9 +173,9 @@ class MultiTask(Objective):
         new_extra = dict(extra)
         for name, task in self.tasks.items():
             part = batch[MOTION] if name == MOTION else dict(batch, views=(next(views),))
-            own, more = self.own(params, extra, name)
+            own, more = trunk_copies.select(params, extra, name, self.reader)
             losses[name], aux = task.loss(own, more, part, rng.named(key, name), step)
-            self.store({"copies": {}}, new_extra, name, own, aux.extra)
+            trunk_copies.store({"copies": {}}, new_extra, name, self.reader, own, aux.extra)
             metrics |= {f"{name}/{k}": v for k, v in aux.metrics.items()}
         signals = {"trunk": jax.lax.stop_gradient(params["backbone"])}
         metrics |= {f"{name}/loss": loss for name, loss in losses.items()}
@@ -216,13 +185,7 @@ class MultiTask(Objective):
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
         """Add the updates of all copies of the trunk, and shrink the weights of its units."""
-        copies = (params["backbone"], *params["copies"].values())
-        trunk = jax.tree.map(
-            lambda before, *after: before + sum(x - before for x in after),
-            signals["trunk"],
-            *copies,
-        )
-        params = dict(params, backbone=trunk, copies=dict.fromkeys(params["copies"], trunk))
+        params = trunk_copies.join(params, before=signals["trunk"])
         if self.lasso is not None:
             for name in self.tasks:
                 alpha = shrink(params[name]["alpha"], self.lasso)
@@ -241,18 +204,9 @@ class MultiTask(Objective):
             if recipes.recipe(view.recipe).space == recipes.recipe(self.first.recipe).space:
                 rgb = recipes.unit(self.first, images)
                 sized = jax.image.resize(rgb, (len(rgb), *view.sides, rgb.shape[-1]), "linear")
-                own, more = self.own(params, extra, name)
+                own, more = trunk_copies.select(params, extra, name, self.reader)
                 shown |= task.pictures(own, more, recipes.normalize(view, sized), key)
         return shown
-
-
-def preceded(net: Net, change: Callable[[Array], Array]) -> Net:
-    """Return a network that sees images as `change` makes them."""
-
-    def apply(params: Tree, stats: Tree, images: Array, **options: Any) -> tuple[Any, Tree]:
-        return net.apply(params, stats, change(images), **options)
-
-    return replace(net, apply=apply)
 
 
 make = MultiTask.make

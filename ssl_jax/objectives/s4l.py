@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment import geometric, photometric, recipes
+from ssl_jax.augment import geometric
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive
@@ -21,7 +21,7 @@ from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
 from ssl_jax.objectives.parts import average
 from ssl_jax.objectives.parts.networks import Bound, Networks
-from ssl_jax.objectives.parts.views import fold, unfold
+from ssl_jax.objectives.parts.views import fold, unfold, with_hsv_noise
 
 Array = jax.Array
 Tree = Any
@@ -131,13 +131,7 @@ class S4L(Objective):
         """Return the copies of each image that pass the network, (B, m, H, W, C)."""
         images = batch["views"][0]
         if self.color_noise:
-            keys = jax.vmap(lambda k: jax.random.split(k, self.view.count))(
-                rng.per_example(key, batch["index"])
-            )
-            noisy = jax.vmap(jax.vmap(photometric.random_hsv_noise))(
-                keys, jnp.moveaxis(recipes.unit(self.view, images), -1, 2)
-            )
-            images = recipes.normalize(self.view, jnp.moveaxis(noisy, 2, -1)).astype(images.dtype)
+            images = with_hsv_noise(self.view, images, rng.per_example(key, batch["index"]))
         if self.task != "rotation":
             return images
         self.view.check_square()

@@ -4,20 +4,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import block_areas, block_size, mask_ids, take, tube_mask
+from ssl_jax.augment.masks import block_areas, block_size, take, tube_ids
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, OneCrop
-from ssl_jax.core.ranges import Count, Positive, Probability, Share
+from ssl_jax.core.ranges import Count, Interval, Positive, Probability, Share
 from ssl_jax.losses.masked import masked_token_l1
 from ssl_jax.objectives.base import Aux, Picture, View
-from ssl_jax.objectives.parts.joint_embedding import JointEmbedding, PatchLists
+from ssl_jax.objectives.parts.joint_embedding import JointEmbedding, PatchLists, every_frame
 from ssl_jax.objectives.parts.networks import Bound
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import augmented_frames
@@ -61,21 +61,18 @@ class VJEPA(JointEmbedding):
       aspect: range of the blocks' height over their width.
 
     Raises:
-      UserError: a backbone of images or with a class token, a range that falls, blocks that cover
-        the whole frame.
+      UserError: a backbone of images or with a class token, blocks that cover the whole frame.
     """
 
     needs: ClassVar[str] = "clips, and the backbone `vit_video` without a class token"
 
     view: OneCrop = View(224, area=(0.3, 1.0), recipe="mae")
     tubes: tuple[Tubes, ...] = (Tubes(8, 0.15), Tubes(2, 0.7))
-    aspect: tuple[Positive, Positive] = (0.75, 1.5)
+    aspect: Interval[Positive] = (0.75, 1.5)
     momentum: Probability = 0.998
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect[0] > self.aspect[1]:
-            raise UserError(f"objective.aspect: expected a rising range, got {self.aspect}")
         if not self.tubes:
             raise UserError("objective.tubes: expected at least one kind of mask, got none")
 
@@ -144,7 +141,9 @@ class VJEPA(JointEmbedding):
 
         The sizes of the blocks belong to the step, their places to the example.
         """
-        return tuple(self._every_frame(masks) for masks in self.tube_lists(key, index))
+        repeat = partial(every_frame, grid=self.grid)
+        lists = self.tube_lists(key, index)
+        return tuple((repeat(context), repeat(targets)) for context, targets in lists)
 
     def tube_lists(self, key: Array, index: Array) -> tuple[Masks, ...]:
         """Draw what `masks` does, in one frame: ids over row, column."""
@@ -153,27 +152,11 @@ class VJEPA(JointEmbedding):
             own = rng.named(key, f"tubes{kind}")
             share, draw = (tubes.scale,) * 2, jax.random.uniform(rng.named(own, "sizes"))
             size = block_size(draw, grid, share, self.aspect)
-
-            def lists(key: Array, tubes=tubes, lengths=lengths, size=size) -> Masks:
-                places, first, second = jax.random.split(key, 3)
-                hidden = tube_mask(places, grid, size, tubes.blocks)
-                context = mask_ids(~hidden, lengths[0], first)
-                return PatchLists(*context), PatchLists(*mask_ids(hidden, lengths[1], second))
-
-            out.append(jax.vmap(lists)(rng.per_example(rng.named(own, "places"), index)))
+            keys = rng.per_example(rng.named(own, "places"), index)
+            lists = partial(tube_ids, grid=grid, size=size, blocks=tubes.blocks, lengths=lengths)
+            context, targets = jax.vmap(lists)(keys)
+            out.append((PatchLists(*context), PatchLists(*targets)))
         return tuple(out)
-
-    def _every_frame(self, masks: Masks) -> Masks:
-        """Repeat lists of patches of one frame for all frames."""
-        times, rows, columns = self.grid
-        first = jnp.arange(times, dtype=jnp.int32)[:, None] * (rows * columns)
-
-        def repeat(listed: PatchLists) -> PatchLists:
-            ids = (listed.ids[:, None] + first).reshape(len(listed.ids), -1)
-            return PatchLists(ids, jnp.tile(listed.valid, (1, times)))
-
-        context, targets = masks
-        return repeat(context), repeat(targets)
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core import rng
+from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Probability, Whole
@@ -121,7 +121,7 @@ class VQKD(TokenStudent):
 
         def cluster() -> codebook.Codebook:
             made = codebook.kmeans_codebook(vectors, self.vocabulary, key, self.kmeans_iterations)
-            return jax.tree.map(lambda new, old: new.astype(old.dtype), made, dict(book))
+            return tree.cast_like(made, dict(book))
 
         return jax.lax.cond(jnp.sum(book["counts"]) > 0, lambda: dict(book), cluster)
 

@@ -25,6 +25,8 @@ def leaves(hint, where):
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated and dataclasses.is_dataclass(args[0]):
         yield from leaves_inside(args[0], args[1:], where)
+    elif origin is typing.Annotated and typing.get_origin(args[0]) is tuple:
+        yield from leaves(args[0], where)
     elif origin is typing.Annotated:
         limits = next((a for a in args[1:] if isinstance(a, Range)), None)
         yield where, args[0], limits, lambda value: value
@@ -148,6 +150,7 @@ class RangesTest(parameterized.TestCase):
         ("mae", {"mask_ratio": 75}, r"objective.mask_ratio: expected a number in \(0, 1\), got 75"),
         ("simclr", {"temperature": 0}, "objective.temperature: expected a number above 0, got 0"),
         ("simclr", {"view": {"area": (0.9, 0.1)}}, "area: .* is reversed"),
+        ("vjepa", {"aspect": (2.0, 1.0)}, r"objective.aspect: expected a rising range, got \(2.0,"),
         ("ibot", {"mask_ratios": (0.3,), "mask_spreads": (0.4,)}, r"leaves \[0, 1\]"),
         ("ibot", {"image_weight": 0, "patch_weight": 0}, "both 0"),
     )

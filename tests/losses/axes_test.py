@@ -72,6 +72,7 @@ CASES = {
     "debiased.corrected": (draw(B), draw(B) + 4, 6, 0.5, 0.1),
     "debiased.debiased": (X, 0.5),
     "decoupled.decoupled": (X, 0.5, 0.5),
+    "dino.balanced_probabilities": (PATCHES, 0.1, 3),
     "dino.teacher_probabilities": (LOGITS, draw(D), 0.1),
     "feature_distillation.feature_distillation": (X, Y),
     "feature_distillation.whiten": (X,),

@@ -9,8 +9,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import tree
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
-from ssl_jax.losses.dino import teacher_probabilities
-from ssl_jax.objectives.parts.self_distillation import teacher_temperature
+from ssl_jax.losses.dino import balanced_probabilities, teacher_probabilities
+from ssl_jax.objectives.parts.self_distillation import mean_logits, teacher_temperature
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -126,6 +126,23 @@ class DinoTest(parameterized.TestCase):
         self.assertGreater(entropy(mean, 0.04), 0.9 * even)  # both: all prototypes, each sharp
         spread = teacher_probabilities(logits, mean, 10.0)  # centring only: no prototype
         np.testing.assert_allclose(spread, 0.1, atol=0.02)
+
+    def test_balanced_targets_use_all_prototypes_and_no_padding(self):
+        """Over all leading axes together; rows that are not valid change nothing and get 0."""
+        logits = draw(4, 6, 5) + 3 * draw(5, seed=1)
+        valid = np.arange(24).reshape(4, 6) % 3 > 0
+        targets = balanced_probabilities(logits, 0.5, 30, valid)
+        np.testing.assert_allclose(targets.sum((0, 1)), valid.sum() / 5, rtol=1e-3)
+        np.testing.assert_array_equal(targets[~valid], 0)
+        alone = balanced_probabilities(logits[valid], 0.5, 30)
+        np.testing.assert_allclose(targets[valid], alone, rtol=1e-4, atol=1e-6)
+
+    def test_the_mean_of_valid_logits(self):
+        logits, valid = draw(4, 3, 5), np.arange(12).reshape(4, 3) % 4 == 0
+        expected = np.asarray(logits)[valid].mean(0)
+        np.testing.assert_allclose(mean_logits(logits, valid), expected, rtol=1e-5)
+        np.testing.assert_allclose(mean_logits(logits), logits.mean((0, 1)), rtol=1e-5)
+        np.testing.assert_array_equal(mean_logits(logits, np.zeros_like(valid)), 0)
 
     def test_no_gradient_into_the_teacher(self):
         grad = jax.grad(lambda t: jnp.sum(teacher_probabilities(t, 0.0, 0.1)[..., 0]))(draw(4, 5))

@@ -1,11 +1,14 @@
 """CUT and FastCUT: whole training steps of the released code; networks, draws and messages."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
+from ssl_jax.augment.patches import random_places
 from ssl_jax.core import tree
 from ssl_jax.core.chain import Transform
 from ssl_jax.core.errors import UserError
@@ -13,8 +16,8 @@ from ssl_jax.data.sources import ArraySource
 from ssl_jax.nets.backbones import resnet_generator, resnet_small
 from ssl_jax.nets.discriminators import patch_discriminator
 from ssl_jax.nets.resampling import doubled, halved, reflected
+from ssl_jax.objectives import cut
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.cut import CUT
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.experiment import Experiment
@@ -86,14 +89,11 @@ def generator(params):
     return resnet_generator.make(6, params["backbone"]["stem"]["kernel"].shape[-1])
 
 
-class Injected(CUT):
-    """Losses with the fixture's draws, which the test puts into `__dict__`."""
+class Injected(cut.CUT):
+    """Losses with the fixture's mirroring, which the test puts into `__dict__`."""
 
     def draw_mirror(self, key):
         return self.__dict__["injected_mirror"]
-
-    def draw_places(self, key, sizes):
-        return self.__dict__["injected_places"].pop(0)
 
 
 def make(side=16, channels=3, blocks=2, **hyper):
@@ -103,14 +103,14 @@ def make(side=16, channels=3, blocks=2, **hyper):
     sizes = {"discriminator_width": 2, "discriminator_layers": 1}
     net = resnet_generator.make(blocks, 2, channels=channels)
     spec = Spec(2, 100, 0, 1, 3, channels=channels)
-    return CUT.make(net, spec, **(small | sizes | hyper))
+    return cut.make(net, spec, **(small | sizes | hyper))
 
 
 class RefusalsTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"layers": ("image", "block3")}, "no layer 'block3'; expected some of image, down1, "),
         ({"layers": ()}, "none; PatchNCE compares"),
-        ({"side": 18}, "generator keeps no images of .*; use 16 x 16"),
+        ({"side": 18}, "view.size: 18 px do not fit .*; use 16 x 16"),
         ({"view": View(16, recipe="flip")}, r"images are in \[-1, 1\]; set mean and std"),
         ({"view": View(16, count=2, recipe=PLAIN)}, "view.count: expected 1, got 2"),
         ({"mirror": 1.5}, "mirror"),
@@ -146,8 +146,7 @@ class RefusalsTest(parameterized.TestCase):
 
 class DrawsTest(absltest.TestCase):
     def test_places_are_drawn_without_repetition(self):
-        made = make()
-        few, many = made.draw_places(jax.random.key(0), [5, 100])
+        few, many = random_places(jax.random.key(0), [5, 100], 8)
         self.assertCountEqual(few.tolist(), range(5))
         self.assertLen(set(many.tolist()), 8)
         self.assertLess(int(many.max()), 100)
@@ -234,8 +233,9 @@ class GoldenTest(parameterized.TestCase):
 
         @jax.jit
         def run(params, extra, state, batch, number, places, mirror):
-            made.__dict__.update(injected_places=list(places), injected_mirror=mirror)
-            return step(params, extra, state, batch, number)
+            made.__dict__["injected_mirror"], draws = mirror, iter(places)
+            with mock.patch.object(cut, "random_places", lambda *_: next(draws)):
+                return step(params, extra, state, batch, number)
 
         for s in range(len(data["in_A"])):
             index = jnp.arange(batch)

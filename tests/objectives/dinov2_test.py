@@ -16,6 +16,7 @@ from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.dinov2 import DINOv2
+from ssl_jax.objectives.parts.hidden_patches import gather_hidden
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
 from ssl_jax.weights import heads
 from ssl_jax.weights.places import layers, under
@@ -192,7 +193,7 @@ class MasksTest(parameterized.TestCase):
     def test_hidden_patches_are_gathered_within_their_group(self, groups):
         method = tiny(spec=dataclasses.replace(SPEC, global_batch=8), batch_groups=groups)
         masks = method.masks(jax.random.split(jax.random.key(1), 8))
-        gather, weights = method.hidden(masks)
+        gather, weights = gather_hidden(masks, groups, method.mask_share, method.mask_ratios)
         numbers = jnp.arange(8 * 2 * 16.0).reshape(8, 2, 16, 1)
         rows = np.asarray(gather(numbers))[..., 0]
         for group, (row, weight) in enumerate(zip(rows, np.asarray(weights), strict=True)):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.core import tree
+from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.backbones.vit import make as vit
@@ -47,12 +47,12 @@ class IBOTTest(parameterized.TestCase):
 
     def test_masks_belong_to_the_example_and_differ_between_views(self):
         method = tiny(mask_ratios=(0.5,), mask_spreads=(0.0,), mask_blocks=False)
-        key, index = jax.random.key(1), jnp.array([3, 9, 5, 1])
-        masks = np.asarray(method.masks(key, index))
+        keys = rng.per_example(jax.random.key(1), jnp.array([3, 9, 5, 1]))
+        masks = np.asarray(method.masks(keys))
         self.assertEqual(masks.shape, (4, 2, 4, 4))
         np.testing.assert_array_equal(masks.sum((2, 3)), 8)
         self.assertTrue((masks[:, 0] != masks[:, 1]).any())
-        np.testing.assert_array_equal(method.masks(key, index[::-1]), masks[::-1])
+        np.testing.assert_array_equal(method.masks(keys[::-1]), masks[::-1])
 
     def test_the_teacher_sees_no_mask_and_no_small_crop(self):
         few, many = (tiny(mask_ratios=(r,), mask_spreads=(0.0,)) for r in (0.1, 0.6))

@@ -9,21 +9,15 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from ssl_jax.augment.crop import random_box
-from ssl_jax.augment.patches import tiles
+from ssl_jax.augment.crop import corner_boxes, random_box
+from ssl_jax.augment.patches import montage, tiles
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.supcon import supcon
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
-from ssl_jax.nets.features import Features
+from ssl_jax.nets.features import Features, quadrants
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.jigsaw_clustering import (
-    CORNERS,
-    JigsawClustering,
-    corner_boxes,
-    montage,
-    quadrants,
-)
+from ssl_jax.objectives.jigsaw_clustering import CORNERS, JigsawClustering
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
 from tests.losses.forms import load
 

@@ -14,6 +14,7 @@ from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.multi_task import make
+from ssl_jax.objectives.parts import trunk_copies
 from tests.nets.weights import GOLDEN, assert_close
 
 SPEC = Spec(4, 100, 0, 10, 100)
@@ -55,14 +56,15 @@ class MultiTaskTest(absltest.TestCase):
         (loss, aux), grads = jax.jit(jax.value_and_grad(together, has_aux=True))(params)
         total = 0.0
         for name in ("relative_position", "motion"):
-            task, (own, more) = made.tasks[name], made.own(params, extra, name)
+            task = made.tasks[name]
+            own, more = trunk_copies.select(params, extra, name, made.reader)
             part = batch(1)["motion"] if name == "motion" else batch(1)
             one = lambda p, task=task, part=part, name=name, more=more: task.loss(  # noqa: E731
                 p, more, part, rng.named(jax.random.key(1), name), jnp.int32(0)
             )[0]
             value, alone = jax.jit(jax.value_and_grad(one))(own)
             total += value
-            joined, _ = made.own(grads, extra, name)
+            joined, _ = trunk_copies.select(grads, extra, name, made.reader)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), joined, alone)
             self.assertAlmostEqual(float(aux.metrics[f"{name}/loss"]), float(value), 5)
         self.assertAlmostEqual(float(loss), float(total), 5)
@@ -126,7 +128,7 @@ class MultiTaskTest(absltest.TestCase):
         shapes = jax.eval_shape(made.init, jax.random.key(0))
         params, extra = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         self.assertEqual(params["motion"]["alpha"].shape, (1,))
-        own, _ = made.own(params, extra, "motion")
+        own, _ = trunk_copies.select(params, extra, "motion", made.reader)
         self.assertEqual(set(own["backbone"]), {"trunk", "alpha"})
         params["motion"]["alpha"] = np.array([0.2], np.float32)
         params["relative_position"]["alpha"] = np.array([-1], np.float32)

@@ -11,7 +11,6 @@ from ssl_jax.augment import patches
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.context_prediction import neighbours
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.tiles import answer
 from ssl_jax.objectives.rotnet import RotNet
@@ -82,7 +81,7 @@ class RevisitingTest(absltest.TestCase):
 
     def test_context_prediction(self):
         rows = int(self.data["hp_splits"])
-        pairs, labels = neighbours(rows, "centre")
+        pairs, labels = patches.neighbours(rows, "centre")
         # Theirs are (neighbour, centre), with the same label.
         np.testing.assert_array_equal(pairs[:, ::-1], self.data["out_relpatch_pairs"])
         embeddings = self.data["in_emb"].reshape(-1, rows**2, self.data["in_emb"].shape[1])

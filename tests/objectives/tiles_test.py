@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.augment.patches import OFFSETS, neighbours
 from ssl_jax.core.errors import UserError
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.context_prediction import OFFSETS, ContextPrediction, neighbours
+from ssl_jax.objectives.context_prediction import ContextPrediction
 from ssl_jax.objectives.jigsaw import Jigsaw
 from ssl_jax.objectives.parts.tiles import answer
 

@@ -5,7 +5,8 @@ others.
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.recipes import recipe, statistics
+from ssl_jax.augment.color import from_rgb
+from ssl_jax.augment.recipes import recipe, statistics, unit
 from ssl_jax.core.chain import Space
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
@@ -47,6 +48,15 @@ def normalize(view: View, values: Array) -> Array:
     """Invert `units`."""
     mean, std = statistics(recipe(view.recipe), 3)
     return (values - mean) / std
+
+
+def threefold_lightness(view: View, images: Array) -> Array:
+    """Compute the lightness of images (..., C) that are normalised as in a view, in [-0.5, 0.5] and
+    three times, (..., 3).
+    """
+    if recipe(view.recipe).space != "lab":
+        images = from_rgb("lab", unit(view, images)) / 100 - 0.5
+    return jnp.repeat(images[..., :1], 3, axis=-1)
 
 
 def lightness_alone(backbone: Net) -> Net:

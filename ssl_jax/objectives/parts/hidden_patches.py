@@ -1,13 +1,23 @@
-"""Masks of the patches that DINOv2 hides, and the hidden patches of a batch in one array."""
+"""Masks of the patches of several crops (iBOT, DINOv2), and the hidden patches of a batch in one
+array.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import block_mask, mask_ids, most_hidden, stratified_targets, take
+from ssl_jax.augment.masks import (
+    block_mask,
+    ibot_mask,
+    mask_ids,
+    most_hidden,
+    stratified_targets,
+    take,
+)
 from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.sharding import split_rows
 
 Array = jax.Array
@@ -17,7 +27,44 @@ LEAST_BLOCK = 4  # patches of a block of a mask
 MULTIPLE = 16  # of rows per group, so that more devices than groups can split them
 
 
-def spread_masks(
+def random_masks(
+    keys: Array,
+    crops: int,
+    side: int,
+    ratios: tuple[float, ...],
+    spreads: tuple[float, ...],
+    blocks: bool,
+) -> Array:
+    """Draw masks (B, crops, side, side), bool, of the patches to hide with keys (B,): each crop by
+    itself, see `augment.masks.ibot_mask`.
+    """
+    each = jax.vmap(lambda key: jax.random.split(key, crops))(keys)
+    mask = lambda key: ibot_mask(key, (side, side), ratios, spreads, blocks)  # noqa: E731
+    return jax.vmap(jax.vmap(mask))(each)
+
+
+def check_spreads(ratios: Sequence[float], spreads: Sequence[float]) -> None:
+    """Check the shares of patches to hide of `random_masks`.
+
+    Raises:
+      UserError: no share, another number of spreads, or a spread that leaves [0, 1].
+    """
+    if len(ratios) != len(spreads):
+        raise UserError(
+            f"objective: {len(ratios)} mask_ratios with {len(spreads)} mask_spreads; set one "
+            "spread per ratio"
+        )
+    if not ratios:
+        raise UserError("objective.mask_ratios: expected at least one share, got none")
+    for ratio, spread in zip(ratios, spreads, strict=True):
+        if spread > min(ratio, 1 - ratio):
+            raise UserError(
+                f"objective.mask_spreads: {ratio} -+ {spread} leaves [0, 1]; use a spread of at "
+                f"most {min(ratio, 1 - ratio):g}"
+            )
+
+
+def stratified_masks(
     keys: Array, crops: int, side: int, groups: int, share: float, ratios: Ratios
 ) -> Array:
     """Draw masks (B, crops, side, side), bool, of the patches to hide with keys (B,). A `share` of
@@ -36,6 +83,15 @@ def spread_masks(
     return jax.vmap(jax.vmap(mask))(each, targets.reshape(each.shape))
 
 
+def check_most(side: int, ratios: Ratios) -> None:
+    """Raise `UserError` if `stratified_masks` cannot hide a patch."""
+    if int(side**2 * ratios[1]) < 1:
+        raise UserError(
+            f"objective.mask_ratios: {ratios} hide none of {side**2} patches; use larger shares or "
+            "smaller patches"
+        )
+
+
 def gather_hidden(
     masks: Array, groups: int, share: float, ratios: Ratios
 ) -> tuple[Callable[[Array], Array], Array]:
@@ -45,7 +101,7 @@ def gather_hidden(
     padding repeats them with weight 0.
 
     Args:
-      masks: (B, crops, rows, columns), see `spread_masks`.
+      masks: (B, crops, rows, columns), see `stratified_masks`.
     """
     patches = masks.shape[-2] * masks.shape[-1]
     flat = masks.reshape(groups, -1, patches)

@@ -36,6 +36,14 @@ class PatchLists(NamedTuple):
     valid: Array
 
 
+def every_frame(lists: PatchLists, grid: ClipGrid) -> PatchLists:
+    """Repeat lists (B, L) of the patches of one frame for all frames of a grid of tubelets."""
+    frames, rows, columns = grid
+    first = jnp.arange(frames, dtype=jnp.int32)[:, None] * (rows * columns)
+    ids = (lists.ids[:, None] + first).reshape(len(lists.ids), -1)
+    return PatchLists(ids, jnp.tile(lists.valid, (1, frames)))
+
+
 @dataclass(frozen=True)
 class JointEmbedding(Objective):
     """Backbone, predictor and target encoder, which is the resulting encoder.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
 from ssl_jax.losses.normalize import as_float, l2_normalize
 
 Array = jax.Array
@@ -200,6 +201,14 @@ def pca_whiten(points: Array, present: Array, dim: int) -> Array:
     least = jnp.maximum(WHITENING_FLOOR * variances[0], jnp.finfo(points.dtype).tiny)
     scale = jax.lax.rsqrt(jnp.maximum(variances, least))
     return jnp.matmul(centred, directions, precision="highest") * scale
+
+
+def check_components(components: int, width: int) -> None:
+    """Raise `UserError` if features of this width have fewer components to whiten."""
+    if components > width:
+        raise UserError(
+            f"objective.whitened: expected at most the {width} features, got {components}"
+        )
 
 
 def _split(centroids: Array, counts: Array) -> Array:

@@ -40,6 +40,11 @@ class Networks:
         """Return the networks with these names: those that a teacher has, for example."""
         return replace(self, nets={name: self.nets[name] for name in names})
 
+    def without_drop_path(self) -> Self:
+        """Return the networks without stochastic depth, which a teacher's features do not have."""
+        whole = {n: net.like(drop_path=0.0) if net.draws else net for n, net in self.nets.items()}
+        return replace(self, nets=whole)
+
     def init(self, key: Array) -> tuple[Tree, Tree]:
         """Create fresh (params, stats), one entry per network."""
         return init_all(key, **self.nets)

@@ -46,6 +46,25 @@ def board(tiles: Array, rows: int) -> Array:
     return whole[:, :-gap, :-gap]
 
 
+def placements(first: Array, second: Array, places: Array) -> Array:
+    """Show two patches (B, h, w, C) of each image on a board of 3 x 3: the first in the middle, the
+    second at one of the eight `places` (B,) around it, in reading order.
+    """
+    empty = jnp.zeros((len(first), 9, *first.shape[1:]), first.dtype)
+    cells = jnp.array([0, 1, 2, 3, 5, 6, 7, 8])
+    rows = jnp.arange(len(first))
+    return board(empty.at[:, 4].set(first).at[rows, cells[places]].set(second), 3)
+
+
+def mosaic(codes: Array, vocabulary: int, sides: tuple[int, int], channels: int) -> Array:
+    """Draw codes (B, h, w) in [0, vocabulary) as squares of one colour per code, in [0, 1]: (B,
+    *sides, channels).
+    """
+    colors = jax.random.uniform(jax.random.key(0), (vocabulary, channels))
+    squares = colors[codes].repeat(sides[0] // codes.shape[1], axis=1)
+    return squares.repeat(sides[1] // codes.shape[2], axis=2)
+
+
 def hide(images: Array, mask: Array) -> Array:
     """Set the patches of images (B, H, W, C) to 0 where `mask` (B, L) is 1."""
     patch = images.shape[1] // math.isqrt(mask.shape[1])

@@ -1,4 +1,6 @@
-"""Functions shared by DINO and its successors: teacher temperature, frozen last layer, encoder."""
+"""Functions shared by DINO and its successors: teacher temperature, mean logits, frozen last layer,
+encoder.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +31,17 @@ def teacher_temperature(
     epoch = step // steps_per_epoch
     line = start + (end - start) * epoch / max(warmup_epochs - 1, 1)
     return jnp.where(epoch < warmup_epochs, line, end)
+
+
+def mean_logits(logits: Array, valid: Array | None = None) -> Array:
+    """Return the mean (K,) of a teacher's logits (..., K), those that are `valid` (...) bool: the
+    batch's part of the running mean that centres its later logits.
+    """
+    axes = tuple(range(logits.ndim - 1))
+    if valid is None:
+        return jnp.mean(logits, axis=axes)
+    total = jnp.sum(jnp.where(valid[..., None], logits, 0), axis=axes)
+    return total / jnp.maximum(valid.sum(), 1)
 
 
 def last_layer_group(spec: Spec, freeze_epochs: float) -> dict[str, Group]:

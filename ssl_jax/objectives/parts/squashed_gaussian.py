@@ -20,6 +20,14 @@ def split(out: Array) -> tuple[Array, Array]:
     return mean, low + 0.5 * (high - low) * (jnp.tanh(raw) + 1)
 
 
+def choose(out: Array, key: Array | None) -> Array:
+    """Return the mean actions (B, A) of a policy's output (B, 2 A); with a key draw them."""
+    mean, _ = split(out)
+    if key is None:
+        return jnp.tanh(mean)
+    return sample(out, jax.random.normal(key, mean.shape))[0]
+
+
 def sample(out: Array, noise: Array) -> tuple[Array, Array]:
     """Return the actions (B, A) that standard normal `noise` (B, A) selects, and the logarithm of
     their density (B,).

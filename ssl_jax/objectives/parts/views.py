@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment import recipes
+from ssl_jax.augment import photometric, recipes
 from ssl_jax.core import rng
 from ssl_jax.core.chain import Chain, Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.nets.functional import Net
 
 Array = jax.Array
 
@@ -69,6 +70,16 @@ def augmented_frames(view: View, batch: Mapping[str, Any], key: Array) -> Array:
     return recipes.batched(recipes.recipe(view.recipe), keys, batch["frames"], view.strength)
 
 
+def with_hsv_noise(view: View, images: Array, keys: Array) -> Array:
+    """Change hue, saturation and value of images (B, n, H, W, C), normalised as in a view, at
+    random and each by itself, with keys (B,); see `photometric.random_hsv_noise`.
+    """
+    each = jax.vmap(lambda key: jax.random.split(key, images.shape[1]))(keys)
+    planes = jnp.moveaxis(recipes.unit(view, images), -1, 2)
+    noisy = jax.vmap(jax.vmap(photometric.random_hsv_noise))(each, planes)
+    return recipes.normalize(view, jnp.moveaxis(noisy, 2, -1)).astype(images.dtype)
+
+
 def check_plain(view: View, field: str = "objective.view") -> None:
     """Check that a view is one whole image that its chain only normalises, as methods need that cut
     and change it themselves.
@@ -83,4 +94,18 @@ def check_plain(view: View, field: str = "objective.view") -> None:
         raise UserError(
             f"{field}.recipe: expected no change of the image, as the method changes it itself; "
             "set mean and std only"
+        )
+
+
+def check_sides(view: View, backbone: Net) -> None:
+    """Check that a backbone and its decoder restore images of a view's size.
+
+    Raises:
+      UserError: they do not; the message has the nearest size that they restore.
+    """
+    sides = tuple(backbone.config.side(n) for n in view.sides)
+    if sides != view.sides:
+        raise UserError(
+            f"objective.view.size: {view.size} px do not fit the backbone's strides; use "
+            f"{sides[0]} x {sides[1]}"
         )
