@@ -2,8 +2,12 @@
 
 ssl-jax train --config=colorization:photos --workdir=W
 ssl-jax train --config=colorization:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=colorization:cifar10_cpu --workdir=W --data=npz:train.npz \\
+    --eval_data=npz:test.npz
 ssl-jax train --config=colorization:imagenet --workdir=W --data=folder:/imagenet/train
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -23,10 +27,14 @@ def photos() -> ConfigDict:
 
 def cifar10() -> ConfigDict:
     """No published recipe: a ResNet-18, its 4 x 4 map doubled to the 8 x 8 pixels of the target."""
-    view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
-    objective = {"name": "colorization", "view": view, "width": 128}
     optim = {"name": "adamw", "lr": 1e-3, "lr_scaling": "none", "weight_decay": 0.05}
-    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+    return common.cifar10(_objective(width=128), optim, epochs=200, batch_size=128)
+
+
+def cifar10_cpu() -> ConfigDict:
+    """Three epochs for a CPU, 1,200 steps; not run."""
+    optim = {"name": "adamw", "lr": 2e-3}
+    return common.cifar10_cpu(_objective(width=32), optim, steps=1200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
@@ -49,4 +57,9 @@ def imagenet() -> ConfigDict:
     return config
 
 
-RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10,))
+def _objective(width: int) -> dict[str, Any]:
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
+    return {"name": "colorization", "view": view, "width": width}
+
+
+RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10, cifar10_cpu))

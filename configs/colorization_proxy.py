@@ -2,8 +2,12 @@
 
 ssl-jax train --config=colorization_proxy:photos --workdir=W
 ssl-jax train --config=colorization_proxy:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=colorization_proxy:cifar10_cpu --workdir=W --data=npz:train.npz \\
+    --eval_data=npz:test.npz
 ssl-jax train --config=colorization_proxy:imagenet --workdir=W --data=folder:/imagenet/train
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -24,11 +28,14 @@ def photos() -> ConfigDict:
 
 def cifar10() -> ConfigDict:
     """No published recipe: a ResNet-18, histograms of 3 x 3 pixels at 64 positions."""
-    view = {"size": 32, "area": (0.6, 1.0), "recipe": "hue_chroma"}
-    sizes = {"positions": 64, "border": 2, "window": 3, "hidden": 512}
-    objective = {"name": "colorization_proxy", "view": view} | sizes
     optim = {"name": "adamw", "lr": 1e-3, "lr_scaling": "none", "weight_decay": 0.05}
-    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+    return common.cifar10(_objective(hidden=512), optim, epochs=200, batch_size=128)
+
+
+def cifar10_cpu() -> ConfigDict:
+    """Three epochs for a CPU, 1,200 steps; not run."""
+    optim = {"name": "adamw", "lr": 2e-3}
+    return common.cifar10_cpu(_objective(hidden=64), optim, steps=1200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
@@ -47,4 +54,10 @@ def imagenet() -> ConfigDict:
     return common.imagenet({"name": "colorization_proxy"}, optim, epochs=10, batch_size=128)
 
 
-RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10,))
+def _objective(hidden: int) -> dict[str, Any]:
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "hue_chroma"}
+    sizes = {"positions": 64, "border": 2, "window": 3, "hidden": hidden}
+    return {"name": "colorization_proxy", "view": view} | sizes
+
+
+RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10, cifar10_cpu))

@@ -2,8 +2,11 @@
 
 ssl-jax train --config=rotnet:digits --workdir=W
 ssl-jax train --config=rotnet:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=rotnet:cifar10_cpu --workdir=W --data=npz:train.npz --eval_data=npz:test.npz
 ssl-jax train --config=rotnet:imagenet --workdir=W --data=folder:/imagenet/train
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -23,9 +26,13 @@ def digits() -> ConfigDict:
 
 def cifar10() -> ConfigDict:
     """The release's schedule (config/CIFAR10_RotNet_NIN4blocks.py) with a ResNet-18."""
-    view = {"size": 32, "area": (0.6, 1.0), "recipe": "rotnet"}
-    objective = {"name": "rotnet", "view": view}
-    return common.cifar10(objective, common.STEPS_CIFAR10, epochs=200, batch_size=128)
+    return common.cifar10(_objective(), common.STEPS_CIFAR10, epochs=200, batch_size=128)
+
+
+def cifar10_cpu() -> ConfigDict:
+    """Minutes on one CPU core; `benchmarks/single_image.py` trains it."""
+    optim = {"name": "adamw", "lr": 2e-3}
+    return common.cifar10_cpu(_objective(), optim, steps=600, batch_size=64)
 
 
 def imagenet() -> ConfigDict:
@@ -37,4 +44,9 @@ def imagenet() -> ConfigDict:
     return common.imagenet(objective, optim, epochs=70, batch_size=512)
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))
+def _objective() -> dict[str, Any]:
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "rotnet"}
+    return {"name": "rotnet", "view": view}
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, cifar10_cpu))

@@ -2,8 +2,12 @@
 
 ssl-jax train --config=split_brain:photos --workdir=W
 ssl-jax train --config=split_brain:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=split_brain:cifar10_cpu --workdir=W --data=npz:train.npz \\
+    --eval_data=npz:test.npz
 ssl-jax train --config=split_brain:imagenet --workdir=W --data=folder:/imagenet/train
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -23,10 +27,14 @@ def photos() -> ConfigDict:
 
 def cifar10() -> ConfigDict:
     """No published recipe: two ResNet-18 of half the width, targets of 8 x 8."""
-    view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
-    objective = {"name": "split_brain", "view": view, "grid": 8}
     optim = {"name": "adamw", "lr": 1e-3, "lr_scaling": "none", "weight_decay": 0.05}
-    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+    return common.cifar10(_objective(), optim, epochs=200, batch_size=128)
+
+
+def cifar10_cpu() -> ConfigDict:
+    """Three epochs for a CPU, 1,200 steps; not run."""
+    optim = {"name": "adamw", "lr": 2e-3}
+    return common.cifar10_cpu(_objective(), optim, steps=1200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
@@ -38,4 +46,9 @@ def imagenet() -> ConfigDict:
     return common.imagenet(objective, optim, epochs=25, batch_size=80)
 
 
-RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10,))
+def _objective() -> dict[str, Any]:
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
+    return {"name": "split_brain", "view": view, "grid": 8}
+
+
+RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10, cifar10_cpu))

@@ -21,6 +21,7 @@ def get_config(study: str = "data_and_steps") -> dict:
         s4l_digits=s4l_digits,
         moam_digits=moam_digits,
         moam=moam,
+        multi_task_moving_digits=multi_task_moving_digits,
         jft_digits=jft_digits,
         jft_digits_epochs=jft_digits_epochs,
         beit_digits=beit_digits,
@@ -110,13 +111,28 @@ def simclr_v2() -> dict:
 
 
 def s4l_digits() -> dict:
-    """S4L with five labels per class, and the same labels alone, on three seeds."""
-    runs: dict = {}
-    for seed in range(3):
-        few = {"config": "supervised:digits_few", "train.steps": 400}
-        runs[f"s4l-seed{seed}"] = {"config": "s4l:digits", "train.seed": seed}
-        runs[f"labels-only-seed{seed}"] = few | {"train.seed": seed}
-    return runs
+    """S4L with five labels per class, and the same labels alone for as many steps: by the recipe
+    of `supervised`, and with every setting of S4L's. Each seed has its own draw of the labels.
+    """
+    arms = {
+        "s4l": {"config": "s4l:digits"},
+        "labels-only": {"config": "supervised:digits_few", "train.steps": 400},
+        "labels-only-same-settings": {
+            "config": "supervised:digits_few",
+            "train.steps": 400,
+            "objective.view.strength": 0.7,
+            "objective.label_smoothing": 0.0,
+            "objective.average": 0.0,
+            "optim.lr": 2e-3,
+            "optim.warmup_steps": 40,
+            "optim.weight_decay": 0.0,
+        },
+    }
+    each = {"evals.protocols": ("classifier",)}
+    return {
+        f"{arm}-seed{seed}": run | each | {"train.seed": seed, "data.draw": seed}
+        for seed, (arm, run) in product(range(3), arms.items())
+    }
 
 
 def moam_digits() -> dict:
@@ -164,6 +180,29 @@ def moam() -> dict:
         },
         "3-labels": wide
         | {"config": "supervised:imagenet_10pct", "train.init_from": "{study}/2-pseudo-labels"},
+    }
+
+
+def multi_task_moving_digits() -> dict:
+    """Four tasks in one trunk, and each of them alone with the same optimizer, images per step and
+    steps, on three seeds.
+    """
+    tasks = ("relative_position", "colorization", "exemplar")
+    motion = {
+        "config": "motion_segmentation:moving_digits",
+        "optim.lr": 1e-3,
+        "optim.warmup_steps": 30,
+        "train.steps": 300,
+        "train.batch_size": 64,
+    }
+    arms: dict = {"all-tasks": {"config": "multi_task:moving_digits"}}
+    for task in tasks:
+        others = {f"objective.{other}": None for other in (*tasks, "motion") if other != task}
+        arms[task] = {"config": "multi_task:moving_digits", "data.streams": {}} | others
+    arms["motion"] = motion
+    return {
+        f"{arm}-seed{seed}": run | common.QUICK_EVALS | {"train.seed": seed}
+        for seed, (arm, run) in product(range(3), arms.items())
     }
 
 
