@@ -8,7 +8,9 @@ from itertools import product
 
 from configs import common
 from ssl_jax.report.study import StudyPage
-from ssl_jax.report.study_sections import Fit, Lines, MeanTable
+from ssl_jax.report.study_figures import Lines
+from ssl_jax.report.study_findings import Contrast, Fit
+from ssl_jax.report.study_sections import MeanTable
 
 METRICS = {  # of the frozen features, with the true digits
     "5 labels per class": "eval/fewshot5_top1",
@@ -47,6 +49,7 @@ def small() -> dict:
                 "backbone.width": width,
                 "data.fraction": share,
                 "train.seed": seed,
+                "evals.baselines": share == 1.0 and not noise,  # equal for the other shares
                 "labels": {"width": width, "share": share, "wrong": wrong, "seed": seed},
             }
             | ({"data.train": f"noisy_digits:{wrong}"} if noise else {})
@@ -69,12 +72,22 @@ def paper() -> dict:
 
 def get_page(size: str = "small") -> StudyPage:
     sizes, grid = ("width", {"wrong": 0.2}) if size == "small" else ("depth", {})
-    noise = MeanTable(
-        title="Label noise",
-        text="Share of the images whose digit is a wrong one; all images, the narrow network.",
-        where={"width": 8, "share": 1.0},
-        rows=("wrong",),
-        metrics=METRICS,
+    noise = (
+        MeanTable(
+            title="Label noise",
+            text="Share of the images whose digit is a wrong one; all images, the narrow network.",
+            where={"width": 8, "share": 1.0},
+            rows=("wrong",),
+            metrics=METRICS,
+        ),
+        Contrast(
+            title="Cost of label noise",
+            text="All images, the narrow network; the interval is Student's over the seeds.",
+            where={"width": 8, "share": 1.0},
+            label="wrong",
+            values=(0.0, 0.8),
+            metrics=METRICS,
+        ),
     )
     return StudyPage(
         title="Data, capacity and label noise of supervised pretraining (JFT)",
@@ -104,13 +117,13 @@ def get_page(size: str = "small") -> StudyPage:
             Fit(
                 title="Log-linear fit",
                 text="One line per seed, averaged; the interval is Student's over the seeds. A "
-                "slope that is told from 0 does not show that the growth is a line.",
+                "slope that differs from 0 does not show that the growth is a line.",
                 where=grid,
                 metrics=METRICS,
                 x="share",
                 curve=(sizes,),
             ),
-            *((noise,) if size == "small" else ()),
+            *(noise if size == "small" else ()),
         ),
         limits=LIMITS if size == "small" else (),
     )
@@ -124,7 +137,7 @@ SETUP = (
 LIMITS = (
     "1,437 images cannot show whether growth continues at 300 million; this page shows that the "
     "study runs and how its numbers are read.",
-    "Three seeds: an interval has two degrees of freedom, so only large slopes are told from 0.",
+    "Three seeds: an interval has two degrees of freedom, so only large slopes differ from 0.",
     "Pretraining and evaluation are of the same digits, so this is no transfer to other images.",
     "Detection, segmentation and pose, which the paper fine-tunes, are not part of the small form.",
 )

@@ -8,7 +8,9 @@ from itertools import product
 
 from configs import common
 from ssl_jax.report.study import StudyPage
-from ssl_jax.report.study_sections import Fit, Heat, Lines, MeanTable
+from ssl_jax.report.study_figures import Heat, Lines
+from ssl_jax.report.study_findings import Contrast, Fit
+from ssl_jax.report.study_sections import MeanTable
 
 SHARES = (1.0, 0.3, 0.03)  # of the images that are pretrained on
 VIT = {f"backbone.{k}": v for k, v in common.TINY_VIT.items()} | {
@@ -26,7 +28,7 @@ def small() -> dict:
     """MAE on nested parts of the digits, then fine-tuning on few labels; the same ViT trained with
     all labels and by SimCLR, whose attention and layers are compared with MAE's. Three seeds.
     """
-    short = {"train.batch_size": 32, "train.steps": 400, "checkpoint.every": 0}
+    short = {"train.batch_size": 32, "train.steps": 1500, "checkpoint.every": 0}
     short |= common.QUICK_EVALS | LOOK | {"evals.fewshot.shots": (5, 50)}
     runs: dict = {}
     for seed in (0, 1, 2):
@@ -38,6 +40,7 @@ def small() -> dict:
                 | {
                     "config": "mae:digits",
                     "data.fraction": share,
+                    "evals.baselines": share == 1.0,  # equal for the other shares
                     "labels": {"network": "mae", "share": share, "seed": seed},
                 }
             )
@@ -48,6 +51,7 @@ def small() -> dict:
                 | VIT
                 | {
                     "config": config,
+                    "evals.baselines": network == "simclr",  # equal for both
                     "labels": {"network": network, "share": 1.0, "seed": seed},
                     "evaluate": (
                         f"--eval=similarity --sweep=other={{study}}/mae-data1.0-seed{seed} "
@@ -66,6 +70,7 @@ def small() -> dict:
                     "train.batch_size": 32,
                     "checkpoint.every": 0,
                     "evals.protocols": ("classifier",),
+                    "evals.baselines": False,
                     "labels": {"network": "fine-tuned", "share": share, "shots": count}
                     | {"seed": seed},
                 }
@@ -109,6 +114,40 @@ def get_page(size: str = "small") -> StudyPage:
         columns="shots",
         metrics={"accuracy": "eval/classifier_top1"},
     )
+    gain = Contrast(
+        title="Gain by pretraining",
+        text="The same fine-tuning from MAE on all images and from scratch; the interval is "
+        "Student's over the seeds.",
+        where={"network": "fine-tuned"},
+        label="share",
+        values=(0.0, 1.0),
+        metrics={"accuracy": "eval/classifier_top1"},
+        each=("shots",),
+    )
+    growth = Fit(
+        title="Growth of fine-tuning with the images",
+        text="MAE, then fine-tuning on five labels per class: one line per seed, averaged.",
+        where={"network": "fine-tuned", "shots": 5, "share": SHARES},
+        metrics={"5 labels per class": "eval/classifier_top1"},
+        x="share",
+        curve=("network",),
+    )
+    contrasts = [
+        Contrast(
+            title=f"Attention and layers of mae and {network}",
+            text="Means over all blocks, and over all pairs of two blocks; the interval is "
+            "Student's over the seeds.",
+            where=whole,
+            label="network",
+            values=(network, "mae"),
+            metrics={
+                "attention distance in pixels": "diag/attention_distance_{}",
+                "attention entropy in nats": "diag/attention_entropy_{}",
+                "CKA of two blocks": "diag/cka_{}_{}",
+            },
+        )
+        for network in networks[1:]
+    ]
     shrinking = Lines(
         title="Fine-tuning and frozen features as the data shrink",
         text="All with labels of five images per class. The share is that of the images that MAE "
@@ -136,7 +175,7 @@ def get_page(size: str = "small") -> StudyPage:
                 metrics=frozen,
                 baselines=True,
             ),
-            *((few, shrinking) if size == "small" else ()),
+            *((few, gain, shrinking) if size == "small" else ()),
             Fit(
                 title="Growth with the images",
                 text="MAE, frozen features: one line per seed, averaged.",
@@ -145,6 +184,8 @@ def get_page(size: str = "small") -> StudyPage:
                 x="share",
                 curve=("network",),
             ),
+            *((growth,) if size == "small" else ()),
+            *contrasts,
             Lines(
                 title="Attention distance",
                 text="Mean distance in pixels between query and key, of every head (dots) and the "
@@ -194,7 +235,7 @@ def get_page(size: str = "small") -> StudyPage:
 
 SETUP = (
     "Digits of 16 pixels, a ViT of 4 blocks, 4 heads and 64 dimensions, 16 patches and a class "
-    "token; 400 steps of 32 images for every network and every share, 200 for fine-tuning. "
+    "token; 1,500 steps of 32 images for every network and every share, 200 for fine-tuning. "
     "Features are pooled over the patches for CKA."
 )
 LIMITS = (
@@ -202,7 +243,6 @@ LIMITS = (
     "papers are of Swin and ViT-B on ImageNet.",
     "The networks were trained equally long, not equally well.",
     "The distance is bounded by 16 pixels, and 16 patches leave little room for locality.",
-    "400 steps are short for MAE: compare it with the untrained network before anything else.",
     "Fine-tuning takes 200 steps whatever the number of labels, so 50 labels per class are "
     "repeated a tenth as often as 5: the two columns do not compare.",
     "MAE's own rate and length were not tuned per share; a small share is repeated more often.",

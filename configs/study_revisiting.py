@@ -8,7 +8,9 @@ from itertools import product
 
 from configs import common
 from ssl_jax.report.study import StudyPage
-from ssl_jax.report.study_sections import Lines, MeanTable, Ranking, Scatter
+from ssl_jax.report.study_figures import Lines
+from ssl_jax.report.study_findings import Best, Contrast, Ranking, Scatter
+from ssl_jax.report.study_sections import MeanTable
 
 TASKS = {
     "rotation": "rotnet",
@@ -26,7 +28,7 @@ def get_config(size: str = "small") -> dict:
 def small() -> dict:
     """Four tasks x a residual network and one without skip connections x two widths on digits."""
     short = {"train.steps": 150, "train.batch_size": 32, "checkpoint.every": 0}
-    short |= common.QUICK_EVALS
+    short |= common.QUICK_EVALS | {"evals.baselines": False}
     runs: dict = {}
     for seed, (task, method), architecture, width in product(
         (0, 1), TASKS.items(), ("resnet", "vgg"), (8, 16)
@@ -75,6 +77,14 @@ def paper() -> dict:
 def get_page(size: str = "small") -> StudyPage:
     metric = "eval/fewshot5_top1"
     networks = ("architecture", "width")
+    widths = Contrast(
+        title="Gain by width",
+        text="Runs that differ in their width alone; the interval is Student's over these pairs.",
+        label="width",
+        values=(8, 16),
+        metrics={"5 labels per class": metric, "all labels": "eval/linear_top1"},
+        each=("architecture",),
+    )
     return StudyPage(
         title="Pretext tasks, architectures and widths (Revisiting self-supervised learning)",
         question="Is the best architecture the same for every pretext task, does width help, does "
@@ -104,6 +114,7 @@ def get_page(size: str = "small") -> StudyPage:
                 items=networks,
                 by="task",
             ),
+            *((widths,) if size == "small" else ()),
             Scatter(
                 title="Accuracy of the pretext task",
                 text="The pretext accuracy is that of the last steps of training, on augmented "
@@ -112,8 +123,16 @@ def get_page(size: str = "small") -> StudyPage:
                 y=metric,
                 x_name="accuracy of the pretext task",
                 y_name="accuracy, 5 labels per class",
-                colour=("task",),
                 within=("task",),
+            ),
+            Best(
+                title="Best layer",
+                text="Logistic regression by L-BFGS; -1 is the last layer.",
+                where={"protocol": "linear"},
+                metric="eval/linear_top1",
+                x="stage",
+                rows=("architecture", "width", "task"),
+                by="architecture",
             ),
             *(
                 Lines(

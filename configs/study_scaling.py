@@ -8,7 +8,9 @@ from itertools import product
 
 from configs import common
 from ssl_jax.report.study import StudyPage
-from ssl_jax.report.study_sections import Fit, Lines, MeanTable
+from ssl_jax.report.study_figures import Lines
+from ssl_jax.report.study_findings import Contrast, Fit
+from ssl_jax.report.study_sections import MeanTable
 
 FURTHER = "--eval=clustering,image_retrieval,few_shot_episodes --no_baselines"
 TASKS = "--eval=svm,clustering,image_retrieval,few_shot_episodes --no_baselines"
@@ -38,6 +40,7 @@ def small() -> dict:
             "backbone.width": width,
             "objective.permutations": count,
             "train.seed": seed,
+            "evals.baselines": share == 1.0,  # equal for the other shares
             "labels": {"task": "jigsaw", "share": share, "width": width}
             | {"permutations": count, "seed": seed},
             "evaluate": (FURTHER,) if share == 1.0 else (),
@@ -48,6 +51,7 @@ def small() -> dict:
             "backbone.width": 8,
             "objective.angles": angles,
             "train.seed": seed,
+            "evals.baselines": angles == 4,
             "labels": {"task": "rotation", "angles": angles, "seed": seed},
         }
     for seed, bins in product((0, 1), (1, 5, 20)):
@@ -55,6 +59,7 @@ def small() -> dict:
             "config": "colorization:photos",
             "objective.neighbours": bins,
             "train.seed": seed,
+            "evals.baselines": bins == 20,
             "labels": {"task": "colorization", "bins": bins, "seed": seed},
         }
     return runs
@@ -94,6 +99,21 @@ def get_page(size: str = "small") -> StudyPage:
         ("image_retrieval", "image retrieval, mAP", "eval/image_retrieval_map"),
         ("few_shot_episodes", "5 classes, 1 label each", "eval/few_shot_episodes_5way_1shot"),
     )
+    contrasts = [
+        Contrast(
+            title=title,
+            text=f"Runs of jigsaw that differ in their {label} alone; the interval is Student's "
+            "over these pairs.",
+            where=jigsaw,
+            label=label,
+            values=values,
+            metrics=METRICS,
+        )
+        for title, label, values in (
+            ("Gain by width", "width", (8, 16)),
+            ("Gain by hardness", "permutations", (4, 24)),
+        )
+    ]
     return StudyPage(
         title="Data, capacity and hardness of pretext tasks (Scaling and benchmarking)",
         question="Do features of a pretext task grow with the number of images, does a larger "
@@ -122,12 +142,13 @@ def get_page(size: str = "small") -> StudyPage:
             Fit(
                 title="Log-linear fit",
                 text="One line per seed, averaged; the interval is Student's over the seeds. A "
-                "slope that is told from 0 does not show that the growth is a line.",
+                "slope that differs from 0 does not show that the growth is a line.",
                 where=jigsaw,
                 metrics={"5 labels per class": "eval/fewshot5_top1"},
                 x="share",
                 curve=networks,
             ),
+            *(contrasts if size == "small" else ()),
             MeanTable(
                 title="Colorization",
                 text="The hardness is the number of bins that share the target of a pixel; 1 is "

@@ -11,11 +11,13 @@ what the folder holds; with --stored nothing is trained. `python -m launch.slurm
 a job array of the runs; `ssl-jax evaluate --workdir='S/*'` measures more of them.
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssl_jax import cli
 from ssl_jax.cli.results import Row, TableFlags, ordered, rendered, show
@@ -25,8 +27,7 @@ from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.evals import log_linear
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import study_page
-from ssl_jax.run.study import Planned, finished, read
-from ssl_jax.training.metrics import read_metrics
+from ssl_jax.run.study import Planned, finished, last_numbers, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,10 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
+def _is_score(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def fits(runs: Sequence[Planned], rows: Sequence[Row], key: str) -> list[Row]:
     """Build one row per metric: the line over the logarithm of the config's `key`, and the 95 %
     interval of its slope over the seeds.
@@ -93,10 +98,10 @@ def fits(runs: Sequence[Planned], rows: Sequence[Row], key: str) -> list[Row]:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"--fit={key}: expected a number at {key} in every run") from None
     seeds = [run.changes.get("train.seed", 0) for run in runs]
-    metrics = dict.fromkeys(name for row in rows for name in row if isinstance(row[name], float))
+    metrics = dict.fromkeys(name for row in rows for name in row if _is_score(row[name]))
     out: list[Row] = []
     for name in metrics:
-        points = [i for i, row in enumerate(rows) if isinstance(row.get(name), float)]
+        points = [i for i, row in enumerate(rows) if _is_score(row.get(name))]
         try:
             line = log_linear.fit(
                 [sizes[i] for i in points],
@@ -121,9 +126,7 @@ def table(runs: Sequence[Planned], folder: Path, metrics: Sequence[str] = ()) ->
     for run in runs:
         row: Row = {"run": run.name} | dict.fromkeys(configs, run.config)
         row |= {key: str(run.changes[key]) for key in differ if key in run.changes}
-        last: dict[str, float] = {}
-        for line in read_metrics(folder / run.name):
-            last |= line
+        last = last_numbers(folder / run.name)
         numbers = {
             k.partition("/")[2]: v for k, v in last.items() if k.startswith(("eval/", "diag/"))
         }

@@ -43,6 +43,7 @@ class EvalsConfig:
       max_train: most examples of the training set.
       max_eval: most examples of the evaluation set.
       batch_size: images per forward pass.
+      baselines: whether to measure the network before training and raw pixels too.
 
     All further fields are the protocols by name, each with its settings.
     """
@@ -60,6 +61,7 @@ class EvalsConfig:
     max_train: Count = 10000
     max_eval: Count = 10000
     batch_size: Count = 256
+    baselines: bool = True
 
     def __post_init__(self) -> None:
         config.check(self, "evals")
@@ -207,9 +209,10 @@ class Evaluator:
         (`untrained/...`).
 
         The untrained encoder's batch-norm statistics are those of the data; it has no online probe,
-        which would be untrained too. Without protocols it costs nothing.
+        which would be untrained too. Without protocols, or if the config wants no baselines, it
+        costs nothing.
         """
-        if not self._config.protocols:
+        if not self._config.protocols or not self._config.baselines:
             return {}
         for note in self.images.notes():
             self._report(note)

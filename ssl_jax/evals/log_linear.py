@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.intervals import Interval, student
 
 
 class LogLinear(NamedTuple):
@@ -23,6 +24,11 @@ class LogLinear(NamedTuple):
     low: float
     high: float
     groups: int
+
+    @property
+    def interval(self) -> Interval:
+        """The slope with its interval."""
+        return Interval(self.slope, self.low, self.high)
 
 
 def fit(
@@ -43,8 +49,6 @@ def fit(
     Raises:
       UserError: a size that is not positive, or a group with fewer than two sizes.
     """
-    from scipy.stats import t  # takes a second to import
-
     if not min(sizes, default=0) > 0:
         raise UserError("expected sizes above 0")
     x, y = np.log10(np.asarray(sizes, float)), np.asarray(values, float)
@@ -54,10 +58,5 @@ def fit(
         if len(set(x[rows])) < 2:
             raise UserError(f"expected two or more sizes, got {len(set(x[rows]))}")
         lines.append(np.polyfit(x[rows], y[rows], 1))
-    slope, at_one = np.mean(lines, axis=0)
-    low = high = float("nan")
-    if len(lines) > 1:
-        error = np.std([line[0] for line in lines], ddof=1) / len(lines) ** 0.5
-        half = t.ppf((1 + confidence) / 2, len(lines) - 1) * error
-        low, high = slope - half, slope + half
-    return LogLinear(float(at_one), float(slope), float(low), float(high), len(lines))
+    slopes, levels = zip(*lines, strict=True)
+    return LogLinear(float(np.mean(levels)), *student(slopes, confidence), len(lines))

@@ -11,6 +11,7 @@ from ssl_jax.report.markup import Markup
 from ssl_jax.report.study_sections import Point, StudySection
 
 WIDTH = 120  # characters of a line of text
+FINDINGS = "Computed from the numbers below; in brackets are Student's 95 % intervals."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,17 @@ def write(path: Path, page: StudyPage, points: Sequence[Point], facts: StudyFact
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [f"# {page.title}", page.question, f"```\n{facts.command}\n```", _progress(facts)]
     parts += [page.setup]
-    for section in page.sections:
-        parts += [f"## {section.title}", *filter(None, [section.text])]
-        parts += section.body(section.select(points), draw)
-    parts += ["## Limits", "\n".join(f"- {line}" for line in page.limits)]
+    selected = [(section, section.select(points)) for section in page.sections]
+    found = [line for section, own in selected for line in section.findings(own)]
+    parts += ["## Findings", FINDINGS, _list(found)] if found else []
+    for section, own in selected:
+        parts += [f"## {section.title}", section.text, *section.body(own, draw)]
+    parts += ["## Limits", _list(page.limits)] if page.limits else []
     write_text(path, "\n\n".join(filter(None, map(_wrapped, parts))) + "\n")
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _wrapped(part: str) -> str:

@@ -11,6 +11,7 @@ from ssl_jax.core.plain import is_whole
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.restart import newest
+from ssl_jax.training.metrics import read_metrics
 from ssl_jax.training.workdir import read_config
 
 STUDY = "{study}"  # in a value of a config: the folder of the study
@@ -82,7 +83,7 @@ def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Pla
         labels, evaluate = values.get("labels", {}), values.get("evaluate", ())
         if not isinstance(labels, Mapping):
             raise UserError(f"--study={spec}: {name}: labels: expected a dict, got {labels!r}")
-        if isinstance(evaluate, str) or not all(isinstance(text, str) for text in evaluate):
+        if not isinstance(evaluate, (tuple, list)) or not all(isinstance(t, str) for t in evaluate):
             raise UserError(
                 f"--study={spec}: {name}: evaluate: expected a tuple of texts, got {evaluate!r}"
             )
@@ -96,3 +97,11 @@ def finished(folder: Path) -> bool:
         return False
     total = read_config(folder).get("spec", {}).get("total_steps")
     return is_whole(total) and newest(folder) >= total
+
+
+def last_numbers(folder: Path) -> dict[str, float]:
+    """Return the last value of every metric of a run."""
+    last: dict[str, float] = {}
+    for line in read_metrics(folder):
+        last |= line
+    return last

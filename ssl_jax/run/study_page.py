@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from ssl_jax.evals.records import ResultsFile
 from ssl_jax.report import study as report
 from ssl_jax.report.study_sections import Point
 from ssl_jax.run.configs import config_file, config_module
-from ssl_jax.run.study import Planned, finished
-from ssl_jax.training.metrics import read_metrics
+from ssl_jax.run.restart import newest
+from ssl_jax.run.study import Planned, finished, last_numbers
 
 LOG = "study.jsonl"  # in the study's folder: CPU time and measurements of each run
 
@@ -37,8 +38,8 @@ def read_page(spec: str) -> report.StudyPage:
 
 def points(runs: Sequence[Planned], folder: Path) -> list[Point]:
     """Return the measurements of all runs: the last numbers of each finished run, and one point
-    per record of `ssl-jax evaluate`, whose settings are labels too. An unfinished run has one
-    point without numbers.
+    per record of `ssl-jax evaluate` on its last checkpoint, whose settings are labels too. An
+    unfinished run has one point without numbers.
     """
     out = []
     for run in runs:
@@ -46,12 +47,11 @@ def points(runs: Sequence[Planned], folder: Path) -> list[Point]:
         if not finished(own):
             out.append(Point(run.labels))
             continue
-        last: dict[str, float] = {}
-        for line in read_metrics(own):
-            last |= line
-        out.append(Point(run.labels, last))
+        out.append(Point(run.labels, last_numbers(own)))
         for record in ResultsFile(own / "eval" / "results.jsonl").read():
-            numbers = dict(record["results"])
+            if record["step"] != newest(own):
+                continue  # an earlier checkpoint
+            numbers = record["results"] | dict.fromkeys(record.get("not_finite", ()), math.nan)
             for kind, baseline in record.get("baselines", {}).items():
                 numbers |= {f"{kind}/{name}": value for name, value in baseline.items()}
             protocol = {"protocol": record["protocol"]}
@@ -97,14 +97,14 @@ def write(
       UserError: see `read_page`; or the files cannot be written.
     """
     page = read_page(spec)
-    notes = _notes(folder)
+    timed = done(folder).keys() & {run.name for run in runs}
     shown = [f"--study={spec}", f"--workdir={folder.name}", *words, f"--page={path.name}"]
     facts = report.StudyFacts(
         command=shlex.join(["ssl-jax", "study", *shown]),
         planned=len(runs),
         finished=sum(finished(folder / run.name) for run in runs),
-        seconds=sum(r["cpu_seconds"] for r in notes),
-        timed=len({r["run"] for r in notes if "evaluate" in r}),
+        seconds=sum(r["cpu_seconds"] for r in _notes(folder) if r["run"] in timed),
+        timed=len(timed),
     )
     try:
         report.write(path, page, points(runs, folder), facts)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -137,6 +138,9 @@ class StudyTest(parameterized.TestCase):
             ("high", 0.25 + half),
         ):
             self.assertAlmostEqual(row[name], want, 5)
+        rows[1]["knn_top1"] = math.nan  # no score: seed 1 has one size left
+        with self.assertRaisesRegex(UserError, "knn_top1: expected two or more sizes, got 1"):
+            fits(runs, rows, "data.fraction")
         with self.assertRaisesRegex(UserError, "--fit=train.steps: expected a number at train.st"):
             fits(runs, rows, "train.steps")
         with self.assertRaisesRegex(UserError, "--fit=train.seed: knn_top1: expected sizes above"):
@@ -181,7 +185,7 @@ class StudyTest(parameterized.TestCase):
             "    one = {'config': 'simclr:digits'}\n"
             "    return {f'{n}': one | {'labels': {'size': n}} for n in (1, 2)}\n"
             "def get_page(name=''):\n"
-            "    own, knn = {'kNN': 'eval/knn_top1'}, {'protocol': 'knn', 'k': 5}\n"
+            "    own, knn = {'kNN': 'eval/knn_top1'}, {'protocol': 'knn'}\n"
             "    text = dict(title='Sizes', question='?', setup='', limits=('few',))\n"
             "    return StudyPage(**text, sections=(\n"
             "        MeanTable(title='Runs', rows=('size',), metrics=own),\n"
@@ -192,10 +196,14 @@ class StudyTest(parameterized.TestCase):
         (run / "metrics.jsonl").write_text('{"step": 9, "eval/knn_top1": 0.5}\n')
         record = {"workdir": "1", "method": "m", "seed": 0, "step": 9, "protocol": "knn"}
         record |= {"settings": {"k": 5}, "results": {"eval/knn_top1": 0.75}}
-        (run / "eval" / "results.jsonl").write_text(json.dumps(record) + "\n")
+        broken = record | {"settings": {"k": 6}, "results": {}, "not_finite": ["eval/knn_top1"]}
+        earlier = record | {"settings": {"k": 7}, "step": 8}
+        lines = [json.dumps(r) for r in (record, broken, earlier)]
+        (run / "eval" / "results.jsonl").write_text("\n".join(lines) + "\n")
         page = self.folder / "sizes.md"
         with (
             mock.patch.object(study_page, "finished", side_effect=lambda path: path.name == "1"),
+            mock.patch.object(study_page, "newest", return_value=9),
             mock.patch.object(cli, "run", side_effect=AssertionError("nothing is trained")),
             contextlib.redirect_stdout(io.StringIO()),
         ):
@@ -207,8 +215,10 @@ class StudyTest(parameterized.TestCase):
             "| 1 | 0.500 |",
             "| 2 | not run |",
             "| 1 | 5 | 0.750 |",
+            "| 1 | 6 | no score |",
         ):
             self.assertIn(part, text)
+        self.assertNotIn("| 1 | 7 |", text)  # of an earlier checkpoint
 
     def test_a_study_without_a_page(self):
         with (
@@ -232,6 +242,7 @@ class StudyTest(parameterized.TestCase):
         ("{'a': {'config': 'x', 'evaluate': '--eval=knn'}}", "evaluate: expected a tuple of texts"),
         ("{'a': {'train.steps': 1}}", "a: expected a dict with the key 'config'"),
         ("{'a/b': {'config': 'x'}}", "'a/b' is not a valid folder name"),
+        ("{'a': {'config': 'x', 'evaluate': 5}}", "evaluate: expected a tuple of texts, got 5"),
         ("{}", "it holds no run"),
     )
     def test_what_is_wrong_is_said(self, text, message):

@@ -84,9 +84,9 @@ def encoder(scale=1.0):
 
 
 class SuiteTest(parameterized.TestCase):
-    def evaluator(self, train, test=None, protocols=LABELLED):
+    def evaluator(self, train, test=None, protocols=LABELLED, **settings):
         messages = []
-        config = EvalsConfig(protocols=protocols, batch_size=64)
+        config = EvalsConfig(protocols=protocols, batch_size=64, **settings)
         config = dataclasses.replace(
             config, fewshot=dataclasses.replace(config.fewshot, draws=2, shots=(1,))
         )
@@ -203,6 +203,12 @@ class SuiteTest(parameterized.TestCase):
     def test_without_protocols_nothing_is_measured(self):
         evaluator, messages = self.evaluator(source([0]), protocols=())
         self.assertEqual((evaluator.baselines(encoder()), messages), ({}, []))
+
+    def test_baselines_are_left_out_if_the_config_wants_none(self):
+        labels = source(np.arange(40) % 2)
+        for wanted in (True, False):
+            evaluator, _ = self.evaluator(labels, protocols=("knn",), baselines=wanted)
+            self.assertEqual("pixels/eval/knn_top1" in evaluator.baselines(encoder()), wanted)
 
 
 class ProtocolsTest(parameterized.TestCase):

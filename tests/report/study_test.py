@@ -10,16 +10,9 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.report import figures
 from ssl_jax.report.study import StudyFacts, StudyPage, write
-from ssl_jax.report.study_sections import (
-    Fit,
-    Heat,
-    Lines,
-    MeanTable,
-    Point,
-    Ranking,
-    Scatter,
-    tau,
-)
+from ssl_jax.report.study_figures import Heat, Lines
+from ssl_jax.report.study_findings import Best, Contrast, Fit, Ranking, Scatter, tau
+from ssl_jax.report.study_sections import MeanTable, Point
 
 
 def run(value=None, **labels):
@@ -29,6 +22,10 @@ def run(value=None, **labels):
 def body(section, *points):
     """Return the section's text, with the figures as [title]."""
     return "\n".join(section.body(section.select(points), lambda title, figure: f"[{title}]"))
+
+
+def findings(section, *points):
+    return section.findings(section.select(points))
 
 
 KNN = {"kNN": "eval/knn_top1"}
@@ -44,9 +41,33 @@ class SectionsTest(parameterized.TestCase):
         self.assertIn("| width | a | b |", text)
         self.assertIn("| 8 | 0.600 ± 0.141 | not run |", text)
         self.assertIn("| 16 |  | 0.250 |", text)
-        self.assertIn("2 seeds", text)
+        self.assertIn("; 1 to 2 seeds.", text)
         one = body(MeanTable(title="t", rows=("width",), metrics=KNN), run(0.5, width=8, seed=0))
-        self.assertIn("1 seed: no difference is told from chance.", one)
+        self.assertIn("1 seed, so that no difference can be told from chance.", one)
+
+    def test_numbers_are_sorted_and_texts_are_not(self):
+        table = MeanTable(title="t", rows=("task", "share"), metrics=KNN)
+        text = body(table, *(run(0.5, task=t, share=s) for t in "ba" for s in (1.0, 0.3, 0.03)))
+        cells = [line.split(" | ")[:2] for line in text.splitlines()[2:8]]
+        want = [[f"| {task}", share] for task in "ba" for share in ("0.03", "0.3", "1.0")]
+        self.assertEqual(cells, want)
+
+    def test_a_number_that_is_not_finite_is_no_score(self):
+        """It is in no mean, fit, order or figure."""
+        good = [run(value, width=w, seed=0) for w, value in ((1, 0.1), (2, 0.2), (4, 0.3))]
+        broken = [run(math.nan, width=w, seed=1) for w in (1, 2, 4)]
+        table = MeanTable(title="t", rows=("width", "seed"), metrics=KNN)
+        self.assertIn("| 1 | 1 | no score |", body(table, *good, *broken))
+        for section in (
+            Fit(title="t", metrics=KNN, x="width"),
+            Contrast(title="t", label="width", values=(1, 4), metrics=KNN),
+            Best(title="t", metric="eval/knn_top1", x="width", rows=("seed",), by="seed"),
+            Lines(title="t", metric="eval/knn_top1", name="kNN", x="width"),
+        ):
+            with self.subTest(type(section).__name__):
+                self.assertEqual(body(section, *good, *broken), body(section, *good))
+                self.assertEqual(findings(section, *good, *broken), findings(section, *good))
+        self.assertIn("| no score |", body(Fit(title="t", metrics=KNN, x="width"), *broken))
 
     def test_equal_baselines_are_shown_once(self):
         both = {"eval/knn_top1": 0.5, "pixels/eval/knn_top1": 0.25}
@@ -74,13 +95,77 @@ class SectionsTest(parameterized.TestCase):
         ]
         fit = Fit(title="t", metrics=KNN, x="share", curve=("width",))
         half = 12.706205 * 0.05  # Student's t with one degree of freedom, times the standard error
-        interval = f"{0.25 - half:.3f} to {0.25 + half:.3f}"
-        self.assertIn(f"| width 8 | kNN | +0.250 | {interval} | 2 | no |", body(fit, *points))
-        self.assertIn("| one seed | 1 | unknown |", body(fit, *points[:3]))
-        clear = [run(0.5 + math.log10(x) * b, share=x, seed=s) for s, b in ((0, 0.2), (1, 0.2001))
-                 for x in (0.1, 1.0)]  # fmt: skip
-        self.assertIn("| 2 | yes |", body(fit, *clear))
+        interval = f"{0.25 - half:+.3f} to {0.25 + half:+.3f}"
+        self.assertIn(f"| width 8 | kNN | +0.250 | {interval} | no | 2 |", body(fit, *points))
+        gain = "Gain per factor 10 of share, kNN: width 8"
+        self.assertEqual(findings(fit, *points), [f"{gain} +0.250 ({interval}, which includes 0)."])
+        self.assertIn("| +0.200 |  | unknown | 1 |", body(fit, *points[:3]))
+        self.assertEqual(findings(fit, *points[:3]), [f"{gain} +0.200 (one value, no interval)."])
+        clear = [
+            run(0.5 + slope * math.log10(share), share=share, seed=seed, width=8)
+            for seed, slope in ((0, 0.2), (1, 0.2001))
+            for share in (0.1, 1.0)
+        ]
+        self.assertIn("| yes | 2 |", body(fit, *clear))
         self.assertIn("| width 8 | kNN | not run |", body(fit, run(share=0.1, width=8)))
+
+    def test_a_seed_counts_once_all_its_sizes_are_measured(self):
+        """Growth slows down, so a line through the first two sizes is steeper."""
+        values = {0.1: 0.5, 1.0: 0.7, 10.0: 0.8}
+        points = [run(y, share=x, seed=seed) for seed in (0, 1) for x, y in values.items()]
+        fit = Fit(title="t", metrics=KNN, x="share")
+        unfinished = [*points[:5], run(share=10.0, seed=1)]
+        self.assertIn("| +0.150 |  | unknown | 1 |", body(fit, *unfinished))
+        with self.assertRaisesRegex(UserError, "page: t: share: expected sizes above 0"):
+            body(fit, run(0.5, share=0.0), run(0.5, share=1.0))
+
+    def test_pairs_that_differ_in_one_label(self):
+        """Differences 0.1, 0.2 and 0.3; the run without a partner is left out."""
+        points = [run(0.5, width=8, seed=seed) for seed in range(3)]
+        points += [run(0.6 + seed / 10, width=16, seed=seed) for seed in range(4)]
+        half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
+        interval = f"{0.2 - half:+.3f} to {0.2 + half:+.3f}"
+        contrast = Contrast(title="t", label="width", values=(8, 16), metrics=KNN)
+        self.assertIn(f"| kNN | +0.200 | {interval} | no | 3 of 3 |", body(contrast, *points))
+        want = f"width 16 - width 8, kNN: +0.200 ({interval}, which includes 0)."
+        self.assertEqual(findings(contrast, *points), [want])
+        by_task = Contrast(title="t", label="width", values=(8, 16), metrics=KNN, each=("task",))
+        tasks = [
+            run(value, width=width, seed=seed, task=task)
+            for task, gain in (("a", 0.1), ("b", -0.1))
+            for seed in (0, 1)
+            for width, value in ((8, 0.5 + seed / 10), (16, 0.5 + seed / 10 + gain))
+        ]
+        text = body(by_task, *tasks)
+        self.assertRegex(text, r"\| a \| kNN \| \+0.100 \| .* \| yes \| 2 of 2 \|")
+        self.assertRegex(text, r"\| b \| kNN \| -0.100 \| .* \| yes \| 0 of 2 \|")
+        self.assertIn("| a | kNN | not run |", body(by_task, tasks[0]))
+
+    def test_a_contrast_of_means_over_the_numbers_in_names(self):
+        points = [
+            Point({"network": name}, {"d_0": first, "d_1": 0.5, "d_0_1": 9.0})
+            for name, first in (("a", 0.1), ("b", 0.5))
+        ]
+        contrast = Contrast(title="t", label="network", values=("a", "b"), metrics={"d": "d_{}"})
+        self.assertEqual(
+            findings(contrast, *points), ["b - a, d: +0.200 (one value, no interval)."]
+        )
+
+    def test_the_best_value_of_a_label(self):
+        scores = {"resnet": {-2: (0.5, 0.7), -1: (0.9, 0.7)}, "vgg": {-2: (0.5,), -1: (0.4,)}}
+        points = [
+            run(value, network=network, stage=stage, seed=seed)
+            for network, stages in scores.items()
+            for stage, values in stages.items()
+            for seed, value in enumerate(values)
+        ]
+        best = Best(title="t", metric="eval/knn_top1", x="stage", rows=("network",), by="network")
+        text = body(best, *points)
+        self.assertIn("| resnet | -1 | 0.800 ± 0.141 | -2 | 0.600 ± 0.141 |", text)
+        self.assertIn("| vgg | -2 | 0.500 | -1 | 0.400 |", text)
+        self.assertIn("1 to 2 seeds", text)
+        want = ["Best stage, resnet: -1 in 1 of 1.", "Best stage, vgg: -2 in 1 of 1."]
+        self.assertEqual(findings(best, *points), want)
 
     def test_rankings(self):
         scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.6, 0.9), "c": (0.9, 0.5, 0.1)}
@@ -89,12 +174,28 @@ class SectionsTest(parameterized.TestCase):
             for task, values in scores.items()
             for width, value in zip((4, 8, 16), values, strict=True)
         ]
-        text = body(
-            Ranking(title="t", metric="eval/knn_top1", items=("width",), by="task"), *points
+        ranking = Ranking(title="t", metric="eval/knn_top1", items=("width",), by="task")
+        text = body(ranking, *points)
+        self.assertIn("| a | width 16 > width 8 > width 4 | 1 of 1 |", text)
+        self.assertEqual(
+            findings(ranking, *points),
+            [
+                "The best by task: width 16 (a, b); width 4 (c).",
+                "Kendall's tau of two orders: +1.00 for 1, -1.00 for 2 of 3 pairs.",
+            ],
         )
-        self.assertIn("| a | width 16 > width 8 > width 4 |", text)
         self.assertIn("| a, b | +1.00 | 3 |", text)
         self.assertIn("| b, c | -1.00 | 3 |", text)
+
+    def test_an_order_is_compared_with_those_of_the_seeds(self):
+        points = [
+            run(value, task="a", width=width, seed=seed)
+            for seed, values in enumerate(((0.1, 0.4), (0.2, 0.3), (0.3, 0.2), (0.2, 0.2)))
+            for width, value in zip((4, 8), values, strict=True)
+        ]
+        ranking = Ranking(title="t", metric="eval/knn_top1", items=("width",), by="task")
+        self.assertIn("| a | width 8 > width 4 | 2 of 4 |", body(ranking, *points))
+        self.assertIn("| a | width 4 = width 8 | 1 of 1 |", body(ranking, *points[-2:]))
 
     def test_tau_by_hand(self):
         """Four of the six pairs of (1, 3), (2, 1), (3, 2), (4, 4) agree, two do not."""
@@ -131,10 +232,32 @@ class SectionsTest(parameterized.TestCase):
         Lines(title="t", metric="eval/x", name="n", x="share"),
         Heat(title="t", metric="cka_{}_{}", row="a", column="b"),
         Ranking(title="t", metric="eval/x", items=("share",), by="share"),
-        Scatter(title="t", x="a", y="b", x_name="a", y_name="b", colour=(), within=()),
+        Scatter(title="t", x="a", y="b", x_name="a", y_name="b", within=()),
+        Best(title="t", metric="eval/x", x="share", rows=("share",), by="share"),
     )
     def test_nothing_was_run(self, section):
         self.assertEqual(body(section, run(share=1.0)), "not run.")
+        self.assertEmpty(findings(section, run(share=1.0)))
+
+    @parameterized.parameters(
+        Fit(title="t", metrics=KNN, x="share", curve=("width",)),
+        Contrast(title="t", label="share", values=(1, 2), metrics=KNN, each=("width",)),
+    )
+    def test_no_run_is_selected(self, section):
+        self.assertEqual(body(section), "not run.")
+        with self.assertRaisesRegex(UserError, "page: no run has the label 'width'"):
+            body(section, run(0.5, share=1.0))
+
+    def test_the_correlation_of_two_metrics(self):
+        points = [
+            Point({"task": task}, {"a": a, "b": sign * a})
+            for task, sign in (("one", 1), ("two", -1))
+            for a in (0.1, 0.2, 0.3)
+        ]
+        scatter = Scatter(title="t", x="a", y="b", x_name="a", y_name="b", within=("task",))
+        self.assertIn("| one | +1.00 | 3 |", body(scatter, *points))
+        want = ["Kendall's tau of a and b: one +1.00, two -1.00."]
+        self.assertEqual(findings(scatter, *points), want)
 
     def test_a_label_that_no_run_has(self):
         with self.assertRaisesRegex(UserError, "page: no run has the label 'taks'.*task"):
@@ -174,6 +297,7 @@ class PageTest(absltest.TestCase):
             sections=(
                 Lines(title="By size!", metric="eval/knn_top1", name="kNN", x="size"),
                 MeanTable(title="All", text="Numbers.", rows=("size",), metrics=KNN),
+                Contrast(title="Gain", label="size", values=(1, 2), metrics=KNN),
             ),
             limits=("Two points.",),
         )
@@ -181,7 +305,15 @@ class PageTest(absltest.TestCase):
         write(path, page, [run(0.5, size=1), run(0.6, size=2), run(size=3)], facts)
         text = path.read_text()
         self.assertTrue((path.parent / "sizes-by-size.svg").read_text().startswith("<svg"))
-        headings = ["# Sizes", "## By size!", "![By size!](sizes-by-size.svg)", "## All"]
+        found = "- size 2 - size 1, kNN: +0.100 (one value, no interval)."
+        headings = [
+            "# Sizes",
+            "## Findings",
+            found,
+            "## By size!",
+            "![By size!](sizes-by-size.svg)",
+            "## All",
+        ]
         places = [text.index(part) for part in [*headings, "| 3 | not run |", "- Two points."]]
         self.assertEqual(places, sorted(places))
         self.assertIn("2 of 3 runs are finished", text)
