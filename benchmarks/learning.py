@@ -122,9 +122,9 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
     from ssl_jax.training import workdir
 
     with tempfile.TemporaryDirectory() as folder:
-        given = teacher(method, seed)
+        start = teacher(method, seed)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        train(method, seed, f"{folder}/w", given)
+        train(method, seed, f"{folder}/w", start)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         summary = json.loads((Path(folder) / "w" / "summary.json").read_text())
         experiment = Experiment.from_config(workdir.read_config(Path(folder) / "w"))
@@ -138,9 +138,9 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
     return {"probe": dataclasses.asdict(experiment.objective.probe), "numbers": numbers}
 
 
-def train(method: str, seed: int, workdir: str, given: list[str]) -> None:
+def train(method: str, seed: int, workdir: str, start: list[str]) -> None:
     flags = [f"--config={recipe(method)}", f"--config.train.seed={seed}", f"--workdir={workdir}"]
-    command = [sys.executable, "-m", "ssl_jax", "train", *flags, *given]
+    command = [sys.executable, "-m", "ssl_jax", "train", *flags, *start]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -151,11 +151,11 @@ def teacher(method: str, seed: int) -> list[str]:
     if method not in TEACHERS:
         return []
     name = TEACHERS[method]
-    given = teacher(name, seed)
+    start = teacher(name, seed)
     folder = f"{tempfile.gettempdir()}/ssl_jax_learning-{fingerprint(name)}-{seed}"
     with Path(f"{folder}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        train(name, seed, folder, given)
+        train(name, seed, folder, start)
     return [f"--config.train.teacher_from={folder}"]
 
 

@@ -1,4 +1,4 @@
-"""What does a network learn from crops of one image, and what from a data set, stage by stage?
+"""Features learned from crops of one image, and from a data set, stage by stage.
 
     python benchmarks/single_image.py --data=npz:train.npz --eval_data=npz:test.npz --workdir=W \\
         [--image=FILE] [--config=METHOD:RECIPE]

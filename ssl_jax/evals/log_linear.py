@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.intervals import Interval, student
+from ssl_jax.evals.intervals import MeanInterval, student
 
 
 class LogLinear(NamedTuple):
@@ -26,9 +26,9 @@ class LogLinear(NamedTuple):
     groups: int
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> MeanInterval:
         """The slope with its interval."""
-        return Interval(self.slope, self.low, self.high)
+        return MeanInterval(self.slope, self.low, self.high)
 
 
 def fit(

@@ -63,31 +63,31 @@ def factors(
                 "a divisor of the batch"
             )
         rows = jnp.moveaxis(draws, 0, -1).reshape(depth, branches, groups, -1)
-        kept = max(int(rows.shape[-1] * (1 - rate)), 1)
-        return jnp.sort(jnp.argsort(rows)[..., :kept])
+        count = max(int(rows.shape[-1] * (1 - rate)), 1)
+        return jnp.sort(jnp.argsort(rows)[..., :count])
     keep_probability = 1 - (np.full(depth, rate) if uniform else rates(rate, depth))[:, None]
     return jnp.moveaxis(jnp.where(draws < keep_probability, 1 / keep_probability, 0.0), 0, -1)
 
 
-def residual(x: Array, branch: Callable[[Array], Array], drawn: Array | None = None) -> Array:
+def residual(x: Array, branch: Callable[[Array], Array], draws: Array | None = None) -> Array:
     """Add branch(x) to x (B, ...).
 
     Args:
       branch: maps any number of rows to as many.
-      drawn: factors (B,) of the branch; or the rows (groups, K) of each group of n = B / groups
+      draws: factors (B,) of the branch; or the rows (groups, K) of each group of n = B / groups
         rows that the branch computes, whose results are multiplied by n / K (DINOv2's form of
         stochastic depth, which saves the work of the others); or None.
     """
-    if drawn is None:
+    if draws is None:
         return x + branch(x)
-    if drawn.ndim == 1:
-        return x + drop(branch(x), drawn)
-    groups, count = drawn.shape
+    if draws.ndim == 1:
+        return x + drop(branch(x), draws)
+    groups, count = draws.shape
     grouped = x.reshape(groups, -1, *x.shape[1:])
-    rows = jax.vmap(lambda x, rows: x[rows])(grouped, drawn)
+    rows = jax.vmap(lambda x, rows: x[rows])(grouped, draws)
     added = branch(split_rows(rows.reshape(-1, *x.shape[1:]))) * (grouped.shape[1] / count)
     return jax.vmap(lambda x, rows, y: x.at[rows].add(y))(
-        grouped, drawn, added.reshape(rows.shape)
+        grouped, draws, added.reshape(rows.shape)
     ).reshape(x.shape)
 
 

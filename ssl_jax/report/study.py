@@ -67,8 +67,8 @@ def write(path: Path, page: StudyPage, points: Sequence[Point], facts: StudyFact
     parts = [f"# {page.title}", page.question, f"```\n{facts.command}\n```", _progress(facts)]
     parts += [page.setup]
     selected = [(section, section.select(points)) for section in page.sections]
-    found = [line for section, own in selected for line in section.findings(own)]
-    parts += ["## Findings", FINDINGS, _list(found)] if found else []
+    findings = [line for section, own in selected for line in section.findings(own)]
+    parts += ["## Findings", FINDINGS, _list(findings)] if findings else []
     for section, own in selected:
         parts += [f"## {section.title}", section.text, *section.body(own, draw)]
     parts += ["## Limits", _list(page.limits)] if page.limits else []

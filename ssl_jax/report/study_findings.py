@@ -12,7 +12,7 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import log_linear
-from ssl_jax.evals.intervals import Interval, student
+from ssl_jax.evals.intervals import MeanInterval, student
 from ssl_jax.report import figures
 from ssl_jax.report.study_sections import (
     NOT_RUN,
@@ -33,7 +33,7 @@ from ssl_jax.report.study_sections import (
 INTERVAL = ("95 % interval", "differs from 0")  # columns
 
 
-def cells(interval: Interval) -> list[str]:
+def cells(interval: MeanInterval) -> list[str]:
     """Return the cells below `INTERVAL`."""
     outside = interval.excludes_zero
     if outside is None:
@@ -41,7 +41,7 @@ def cells(interval: Interval) -> list[str]:
     return [f"{interval.low:+.3f} to {interval.high:+.3f}", "yes" if outside else "no"]
 
 
-def in_words(interval: Interval) -> str:
+def in_words(interval: MeanInterval) -> str:
     """Return a mean with its interval, and whether that includes 0."""
     ends, differs = cells(interval)
     remark = {"yes": ends, "no": f"{ends}, which includes 0", "unknown": "one value, no interval"}
@@ -78,12 +78,12 @@ class Contrast(StudySection):
         return [table(columns, rows)] if rows else [f"{NOT_RUN}."]
 
     def findings(self, points: Sequence[Point]) -> list[str]:
-        found: dict[str, list[str]] = {}
+        findings: dict[str, list[str]] = {}
         for key, name, group, metric in self._cases(points):
             if differences := self._differences(group, metric):
                 text = f"{', '.join(map(named, self.each, key))} {in_words(student(differences))}"
-                found.setdefault(name, []).append(text.strip())
-        return [f"{self._name}, {name}: {'; '.join(texts)}." for name, texts in found.items()]
+                findings.setdefault(name, []).append(text.strip())
+        return [f"{self._name}, {name}: {'; '.join(texts)}." for name, texts in findings.items()]
 
     @property
     def _name(self) -> str:
@@ -132,13 +132,13 @@ class Fit(StudySection):
         return [table([*columns, *INTERVAL, "seeds"], rows)] if rows else [f"{NOT_RUN}."]
 
     def findings(self, points: Sequence[Point]) -> list[str]:
-        found: dict[str, list[str]] = {}
+        findings: dict[str, list[str]] = {}
         for curve, name, group, metric in self._cases(points):
             if line := self._line(group, metric):
-                found.setdefault(name, []).append(f"{curve} {in_words(line.interval)}".strip())
+                findings.setdefault(name, []).append(f"{curve} {in_words(line.interval)}".strip())
         return [
             f"Gain per factor 10 of {self.x}, {name}: {'; '.join(texts)}."
-            for name, texts in found.items()
+            for name, texts in findings.items()
         ]
 
     def _cases(self, points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point], str]]:
@@ -200,8 +200,8 @@ class Ranking(StudySection):
         best: dict[str, list[str]] = {}
         for key, items in means.items():
             best.setdefault(order(items).partition(" > ")[0], []).append(str(key))
-        found = [f"{item} ({', '.join(keys)})" for item, keys in best.items()]
-        out = [f"The best by {self.by}: {'; '.join(found)}."] if found else []
+        findings = [f"{item} ({', '.join(keys)})" for item, keys in best.items()]
+        out = [f"The best by {self.by}: {'; '.join(findings)}."] if findings else []
         taus = [tau(both) for _, _, both in self._pairs(means)]
         counts = Counter(taus)
         if taus:
@@ -255,14 +255,14 @@ class Best(StudySection):
         return [table(columns, rows), f"Mean ± standard deviation; {seeds}."]
 
     def findings(self, points: Sequence[Point]) -> list[str]:
-        found: dict[Any, list[str]] = {}
+        findings: dict[Any, list[str]] = {}
         for key, places in self._places(points).items():
-            found.setdefault(key[self.rows.index(self.by)], []).append(places[0][0])
+            findings.setdefault(key[self.rows.index(self.by)], []).append(places[0][0])
         return [
             f"Best {self.x}, {named(self.by, value)}: "
             + ", ".join(f"{x} in {count}" for x, count in Counter(best).most_common())
             + f" of {len(best)}."
-            for value, best in found.items()
+            for value, best in findings.items()
         ]
 
     def _places(self, points: Sequence[Point]) -> dict[tuple, list[tuple[str, str]]]:
@@ -302,9 +302,9 @@ class Scatter(StudySection):
         return [draw(self.title, figure), table(columns, rows)]
 
     def findings(self, points: Sequence[Point]) -> list[str]:
-        found = [f"{name} {tau(pairs)}" for name, pairs in self._groups(points).items()]
-        text = f"Kendall's tau of {self.x_name} and {self.y_name}: {', '.join(found)}."
-        return [text] if found else []
+        findings = [f"{name} {tau(pairs)}" for name, pairs in self._groups(points).items()]
+        text = f"Kendall's tau of {self.x_name} and {self.y_name}: {', '.join(findings)}."
+        return [text] if findings else []
 
     def _groups(self, points: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
         groups: dict[str, list[tuple[float, float]]] = {}

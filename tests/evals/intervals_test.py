@@ -5,7 +5,7 @@ import math
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.evals.intervals import Interval, student
+from ssl_jax.evals.intervals import MeanInterval, student
 
 
 class StudentTest(parameterized.TestCase):
@@ -24,7 +24,7 @@ class StudentTest(parameterized.TestCase):
         (math.nan, math.nan, None),
     )  # fmt: skip
     def test_whether_it_excludes_zero(self, low, high, excludes):
-        self.assertEqual(Interval(0.0, low, high).excludes_zero, excludes)
+        self.assertEqual(MeanInterval(0.0, low, high).excludes_zero, excludes)
 
 
 if __name__ == "__main__":

@@ -54,19 +54,19 @@ class RowsTest(parameterized.TestCase):
 
     def test_only_the_drawn_rows_change(self):
         x = np.random.default_rng(0).normal(size=(6, 2, 4)).astype(np.float32)
-        drawn = np.array([[0, 2], [1, 2]])
-        seen = []
+        draws = np.array([[0, 2], [1, 2]])
+        shapes = []
 
         def branch(x):
-            seen.append(x.shape)
+            shapes.append(x.shape)
             return 2 * x
 
         expected = x.copy()
         for row in (0, 2, 4, 5):
             expected[row] += 2 * x[row] * 3 / 2
-        np.testing.assert_allclose(residual(x, branch, drawn), expected, rtol=1e-6)
-        self.assertEqual(seen, [(4, 2, 4)])
-        gradient = jax.grad(lambda x: residual(x, branch, drawn).sum())(x)
+        np.testing.assert_allclose(residual(x, branch, draws), expected, rtol=1e-6)
+        self.assertEqual(shapes, [(4, 2, 4)])
+        gradient = jax.grad(lambda x: residual(x, branch, draws).sum())(x)
         np.testing.assert_allclose(gradient[:, 0, 0], [4, 1, 4, 1, 4, 4], rtol=1e-6)
 
     def test_the_mean_over_the_draws_is_the_whole_branch(self):

@@ -305,11 +305,11 @@ class PageTest(absltest.TestCase):
         write(path, page, [run(0.5, size=1), run(0.6, size=2), run(size=3)], facts)
         text = path.read_text()
         self.assertTrue((path.parent / "sizes-by-size.svg").read_text().startswith("<svg"))
-        found = "- size 2 - size 1, kNN: +0.100 (one value, no interval)."
+        finding = "- size 2 - size 1, kNN: +0.100 (one value, no interval)."
         headings = [
             "# Sizes",
             "## Findings",
-            found,
+            finding,
             "## By size!",
             "![By size!](sizes-by-size.svg)",
             "## All",
