@@ -9,7 +9,7 @@ the code. Recipes whose unchanged report is in the file are skipped (unless --ag
 interrupted command resumes where it stopped. Then writes docs/pods.md (--page: only that). The
 slice is the smallest v5e slice with at most 16 images of the batch per chip, between 16 and 64
 chips (8, if 16 do not divide the batch), or the next one that the step fits; a batch of 32,768
-(CLIP) and a ResNet of three times the width (SimCLR v2) get 256.
+(CLIP) and a wider ResNet with a batch that they divide (SimCLR v2) get 256.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def recipes() -> list[str]:
 
 def slice_of(config: dict[str, Any]) -> str:
     batch = config["train"]["batch_size"]
-    if batch > 4096 or config["backbone"].get("width", 1) > 1:
+    if batch > 4096 or (config["backbone"].get("width", 1) > 1 and batch % 256 == 0):
         return SLICES[256]
     chips = min(max(batch // 16, 16), 64)
     return SLICES[chips if batch % chips == 0 else 8]

@@ -30,18 +30,19 @@ HEAD = """# All methods
 Written by `python docs/make_methods.py`. "Golden" lists the tests that compare with values from the
 authors' own code, "other tests" those of properties ([testing](../testing.md)). In addition, every
 method passes `tests/objectives/contract_test.py` (loss, gradients and state are equal on one device
-and on eight, resuming is bit-exact). Digits: accuracy with 5 labels per class, mean over the seeds,
-and the gain over the untrained network ([results on digits](../results.md)). CIFAR-10: kNN
+and on eight, resuming is bit-exact). 5 labels: accuracy with 5 labels per
+class on the embedded data, mean over the seeds, and the gain over the untrained network
+([results](../results.md)). CIFAR-10: kNN
 accuracy, and that of raw pixels ([measured performance](../performance.md)).
 
 """
 
 
 def page() -> str:
-    digits = json.loads((ROOT / "docs" / "results.json").read_text())
+    results = json.loads((ROOT / "docs" / "results.json").read_text())
     cifar10 = json.loads((ROOT / "docs" / "cifar10.json").read_text())
     lines = [
-        "| method | family | paper | golden | other tests | digits | CIFAR-10 |",
+        "| method | family | paper | golden | other tests | 5 labels | CIFAR-10 |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, method in methods().items():
@@ -53,7 +54,7 @@ def page() -> str:
             re.sub(r"\((\d{4}\.\d{4,5})\)", r"([\1](https://arxiv.org/abs/\1))", paper),
             ", ".join(golden) or "no fixture",
             ", ".join(other),
-            on_digits(digits[name]["seeds"]) if name in digits else "not run",
+            embedded(results[name]["seeds"]) if name in results else "not run",
             on_cifar10(cifar10[name]) if name in cifar10 else "not run",
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -91,7 +92,7 @@ def is_about(name: str, test: str) -> bool:
     return bool(re.search(word, test.split('"""')[1]) or re.search(used, test))
 
 
-def on_digits(seeds: dict) -> str:
+def embedded(seeds: dict) -> str:
     trained = statistics.mean(s["fewshot5_top1"] for s in seeds.values())
     untrained = statistics.mean(s["untrained_fewshot5_top1"] for s in seeds.values())
     return f"{trained:.3f} ({trained - untrained:+.3f}; seeds: {len(seeds)})"

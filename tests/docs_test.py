@@ -11,7 +11,7 @@ import yaml
 from absl.testing import absltest
 
 from benchmarks import pods
-from docs import make_methods
+from docs import make_choice, make_methods
 from ssl_jax import cli, nets
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.run import catalog, configs
@@ -92,6 +92,10 @@ class DocsTest(absltest.TestCase):
 
     def test_the_table_of_methods_is_current(self):
         self.assertEqual(make_methods.PAGE.read_text(), make_methods.page())
+
+    def test_the_table_of_choices_is_current(self):
+        """`python docs/make_choice.py` writes it."""
+        self.assertIn(make_choice.table(), make_choice.PAGE.read_text())
 
     def test_a_method_without_a_page_of_its_family_is_in_the_table(self):
         summary = catalog.MethodSummary("", "Mine (2601.00001)", "", ("digits",))
