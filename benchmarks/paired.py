@@ -22,8 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    from ssl_jax.run.study import finished, read
-    from ssl_jax.training.metrics import read_metrics
+    from ssl_jax.run.study import finished, last_numbers, read
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True)
@@ -43,9 +42,7 @@ def main() -> None:
         numbers = arms.setdefault(arm, {})
         if not finished(folder / run.name):
             continue
-        last: dict[str, float] = {}
-        for line in read_metrics(folder / run.name):
-            last |= line
+        last = last_numbers(folder / run.name)
         numbers[seed] = round(last[f"eval/{args.metric}"], 4)
         if (value := last.get(f"untrained/eval/{args.metric}")) is not None:
             untrained.setdefault(arm, {})[seed] = round(value, 4)

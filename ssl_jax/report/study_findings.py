@@ -6,7 +6,7 @@ Every statement is computed from the numbers, so that it stays true for other da
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,14 @@ def cells(interval: MeanInterval) -> list[str]:
     if outside is None:
         return ["", "unknown"]
     return [f"{interval.low:+.3f} to {interval.high:+.3f}", "yes" if outside else "no"]
+
+
+def sentences(subject: str, texts: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a sentence for each metric, which joins its texts; `texts` are (metric, text)."""
+    by_metric: dict[str, list[str]] = {}
+    for metric, text in texts:
+        by_metric.setdefault(metric, []).append(text.strip())
+    return [f"{subject}, {metric}: {'; '.join(own)}." for metric, own in by_metric.items()]
 
 
 def in_words(interval: MeanInterval) -> str:
@@ -78,12 +86,12 @@ class Contrast(StudySection):
         return [table(columns, rows)] if rows else [f"{NOT_RUN}."]
 
     def findings(self, points: Sequence[Point]) -> list[str]:
-        findings: dict[str, list[str]] = {}
-        for key, name, group, metric in self._cases(points):
-            if differences := self._differences(group, metric):
-                text = f"{', '.join(map(named, self.each, key))} {in_words(student(differences))}"
-                findings.setdefault(name, []).append(text.strip())
-        return [f"{self._name}, {name}: {'; '.join(texts)}." for name, texts in findings.items()]
+        texts = (
+            (name, f"{', '.join(map(named, self.each, key))} {in_words(student(differences))}")
+            for key, name, group, metric in self._cases(points)
+            if (differences := self._differences(group, metric))
+        )
+        return sentences(self._name, texts)
 
     @property
     def _name(self) -> str:
@@ -132,14 +140,12 @@ class Fit(StudySection):
         return [table([*columns, *INTERVAL, "seeds"], rows)] if rows else [f"{NOT_RUN}."]
 
     def findings(self, points: Sequence[Point]) -> list[str]:
-        findings: dict[str, list[str]] = {}
-        for curve, name, group, metric in self._cases(points):
-            if line := self._line(group, metric):
-                findings.setdefault(name, []).append(f"{curve} {in_words(line.interval)}".strip())
-        return [
-            f"Gain per factor 10 of {self.x}, {name}: {'; '.join(texts)}."
-            for name, texts in findings.items()
-        ]
+        texts = (
+            (name, f"{curve} {in_words(line.interval)}")
+            for curve, name, group, metric in self._cases(points)
+            if (line := self._line(group, metric))
+        )
+        return sentences(f"Gain per factor 10 of {self.x}", texts)
 
     def _cases(self, points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point], str]]:
         sized = [p for p in points if self.x in p.labels]

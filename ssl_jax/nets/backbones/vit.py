@@ -89,10 +89,10 @@ class Config(Backbone):
       drop_path: rate of stochastic depth, at which each branch of the last block is dropped for a
         training example; it falls to 0 in the first block. The method must draw it.
       drop_path_uniform: whether all blocks have that rate (DINOv2).
-      drop_path_groups: in training, each branch computes only its share 1 - `drop_path` of the rows
-        of each of this many groups of consecutive crops, which saves the work of the others
-        (DINOv2); the devices must divide it to save communication. 0 drops crop by crop and
-        computes all.
+      drop_path_groups: number of groups of consecutive crops; in training, each branch computes
+        only a share 1 - `drop_path` of the rows of each group, which saves the work of the others
+        (DINOv2). A multiple of the number of devices keeps the rows where they are. 0 computes all
+        rows and drops crop by crop.
       layer_scale: initial value of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
