@@ -26,6 +26,7 @@ from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 CELLS = 4  # per side
+LEVELS = 4096  # of grey, finer than the 8 bits of images
 STREAM = "target"
 
 
@@ -89,6 +90,9 @@ def stated_features(unit: Array) -> Array:
     unit = unit[:, :rows, :columns]
     grey = jnp.mean(unit, -1, keepdims=True)
     grey = jax.image.resize(grey, (batch, side := max(rows, columns), side, 1), "linear")
+    # The bins of orientations have hard borders, which the edges of drawn squares lie on: without
+    # rounding, the last bits, which differ between numbers of devices, would choose the bin.
+    grey = jnp.round(grey * LEVELS) / LEVELS
     cells = unit.reshape(batch, CELLS, rows // CELLS, CELLS, columns // CELLS, channels)
     parts = (hog(grey, side // CELLS), cells.mean((2, 4)), cells.std((2, 4)))
     return jnp.concatenate([x.reshape(batch, -1) for x in parts], axis=1)
