@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from ssl_jax.core.tree import map_with_name
-from ssl_jax.weights import files, networks, timm
+from ssl_jax.weights import conversion, files, networks, timm
 from ssl_jax.weights.places import under
 
 PEER = Path(__file__).with_name("interchange_peer.py")
@@ -83,7 +83,7 @@ def write(folder: Path, case: str) -> dict[str, np.ndarray]:
 
     params, stats = map_with_name(draw, networks.shapes(net))
     images = draws.normal(size=(BATCH, side, side, channels)).astype(np.float32)
-    variables = networks.flat(params, stats)
+    variables = conversion.flat(params, stats)
     tensors, lines = timm.export(variables, backbone, channels, library)
     files.write(folder / f"{case}.safetensors", tensors, {"build": "\n".join(lines)})
     np.savez(folder / f"{case}.in.npz", images=images.transpose(0, 3, 1, 2), train=bool(stats))
@@ -93,7 +93,7 @@ def write(folder: Path, case: str) -> dict[str, np.ndarray]:
 def compare(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, float | bool]:
     backbone, _, _, channels = CASES[case]
     net = networks.build(backbone, channels)
-    params, stats = networks.fill(ours, networks.shapes(net), case)
+    params, stats = conversion.fill(ours, networks.shapes(net), case)
     with np.load(folder / f"{case}.in.npz", allow_pickle=False) as data:
         images = data["images"].transpose(0, 2, 3, 1)
     with np.load(folder / f"{case}.out.npz", allow_pickle=False) as data:
@@ -103,13 +103,13 @@ def compare(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, f
         run = jax.jit(lambda p, s, x: net.apply(p, s, x, train=train))
         with jax.default_matmul_precision("highest"):
             out, updated = run(params, stats, images)
-        return np.asarray(out.pooled), networks.flat({}, updated)
+        return np.asarray(out.pooled), conversion.flat({}, updated)
 
     report: dict[str, float | bool] = {"features": error(forward(False)[0], theirs["features"])}
     if stats:
         out, after = forward(True)
         report["train_features"] = error(out, theirs["train_features"])
-        running = networks.to_timm(after, backbone)
+        running = conversion.to_timm(after, backbone)
         report["running_statistics"] = max(
             error(array, theirs[f"after.{name}"]) for name, array in running.items()
         )

@@ -3,11 +3,14 @@
     python benchmarks/paired.py --study=studies:s4l_digits --workdir=S --metric=classifier_top1
     python benchmarks/paired.py --study=studies:multi_task_moving_digits --workdir=M \\
         --metric=fewshot5_top1 [--stored]
+    python benchmarks/paired.py --study=studies:dense_photos --workdir=D --metric=patches_top1 \\
+        --data=folder:/photos --config.evals.patches.train=seg/train ...
 
-Runs are named ARM-seedN, as in these studies. Trains them by `ssl-jax study`, which skips finished
-runs and resumes an interrupted one; with --stored it trains none. Prints one JSON line: each arm's
-numbers and the untrained network's, and the mean of the first arm's number minus every other arm's
-over the seeds that both have finished, with its standard error (null for one seed).
+Runs are named ARM-seedN, as in these studies. Trains them by `ssl-jax study`, which gets all other
+flags, skips finished runs and resumes an interrupted one; with --stored it trains none. Prints one
+JSON line: each arm's numbers and the untrained network's, and the mean of the first arm's number
+minus every other arm's over the seeds that both have finished, with its standard error (null for
+one seed).
 """
 
 import argparse
@@ -29,11 +32,11 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--metric", required=True)
     parser.add_argument("--stored", action="store_true", help="train nothing")
-    args = parser.parse_args()
+    args, further = parser.parse_known_args()
     folder = args.workdir.absolute()
     if not args.stored:
         flags = [f"--study={args.study}", f"--workdir={folder}", f"--metrics={args.metric}"]
-        command = [sys.executable, "-m", "ssl_jax", "study", *flags]
+        command = [sys.executable, "-m", "ssl_jax", "study", *flags, *further]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     arms: dict[str, dict[str, float]] = {}
     untrained: dict[str, dict[str, float]] = {}

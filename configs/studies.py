@@ -25,6 +25,7 @@ def get_config(study: str = "data_and_steps") -> dict:
         jft_digits=jft_digits,
         jft_digits_epochs=jft_digits_epochs,
         beit_digits=beit_digits,
+        dense_photos=dense_photos,
     )
 
 
@@ -240,4 +241,30 @@ def beit_digits() -> dict:
         "pretrain": {"config": "beit:digits", "train.teacher_from": "{study}/tokenizer"},
         "finetune": labels | {"train.init_from": "{study}/pretrain"},
         "labels-only": labels,
+    }
+
+
+def dense_photos() -> dict:
+    """Methods with losses of pixels, and SimCLR: the same network, views, optimizer and images, for
+    measurements of maps, on three seeds. Set --data and the settings of those protocols.
+    """
+    view = {"size": 48, "area": (0.2, 1.0), "recipe": "moco_v2"}
+    pair = {"objective.view": {"count": 2} | view, "objective.temperature": 0.2}
+    arms = {
+        "pixpro": {"objective.views": (view, view), "objective.instance": "none"},
+        "pixpro-instance": {"objective.views": (view, view)},
+        "densecl": pair | {"objective.queue_size": 1024, "objective.momentum": 0.98},
+        "simclr": pair,
+    }
+    common_keys = {
+        "backbone.stem": "small",
+        "optim.lr": 2e-3,
+        "optim.warmup_steps": 100,
+        "train.steps": 1000,
+        "train.batch_size": 64,
+        "evals.protocols": ("segmentation", "patches", "propagation"),
+    }
+    return {
+        f"{arm}-seed{seed}": {"config": f"{arm}:digits", "train.seed": seed} | run | common_keys
+        for seed, (arm, run) in product(range(3), arms.items())
     }

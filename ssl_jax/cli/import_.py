@@ -23,7 +23,7 @@ from ssl_jax.run import flags as command_line
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import load_config, override
 from ssl_jax.run.console import terminal
-from ssl_jax.weights import files, networks
+from ssl_jax.weights import conversion, files, networks
 from ssl_jax.weights.networks import Weights
 from ssl_jax.weights.releases import SIGNATURES
 
@@ -94,7 +94,7 @@ def card(weights: Weights, source: Path) -> dict[str, str]:
 
 def completed(weights: Weights) -> list[str]:
     """Initialize the variables that the backbones lack; return their paths."""
-    fresh = networks.flat(*jax.device_get(weights.net.init(jax.random.key(0))))
+    fresh = conversion.flat(*jax.device_get(weights.net.init(jax.random.key(0))))
     initialized = []
     for variables in weights.networks.values():
         missing = [path for path in fresh if f"backbone/{path}" not in variables]

@@ -15,7 +15,7 @@ from ssl_jax.run import orbax_export
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.training import state
 from ssl_jax.training.checkpoint import Checkpoints
-from ssl_jax.weights import networks
+from ssl_jax.weights import conversion, networks
 
 KEY = "train.teacher_from"
 CLASSIFIER = "classifier"
@@ -88,7 +88,7 @@ def check(experiment: Experiment) -> None:
     )
     own = (p for p in variables if p.startswith(f"{BACKBONE}/") and not p.endswith("/mask_token"))
     inside = [p for p in own if p not in shapes]
-    report = networks.LoadReport(0, missing=missing, wrong=wrong, inside=tuple(inside))
+    report = conversion.LoadReport(0, missing=missing, wrong=wrong, inside=tuple(inside))
     codes = TOKENIZER in needed.nets
     section = f"objective.{TOKENIZER}.{BACKBONE}" if codes else "objective.teacher_backbone"
     if report.complaint():

@@ -22,7 +22,7 @@ from ssl_jax.run.roles import places
 from ssl_jax.training import state
 from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.training.state import InitialWeights
-from ssl_jax.weights import channels, networks
+from ssl_jax.weights import channels, conversion, networks
 from ssl_jax.weights.networks import REST, STUDENT, TEACHER, Weights
 from ssl_jax.weights.places import under
 
@@ -243,7 +243,7 @@ def _placed(experiment: Experiment, assignment: Assignment) -> InitialWeights:
         return jax.make_array_from_callback(array.shape, shardings[path], array.__getitem__)
 
     variables = under(assignment.student, "backbone/")
-    params, stats = networks.fill(variables, own_backbone(experiment), experiment.train.init_from)
+    params, stats = conversion.fill(variables, own_backbone(experiment), experiment.train.init_from)
     backbone = (
         tree.map_with_name(lambda path, x: put(x, f"params/backbone/{path}"), params),
         tree.map_with_name(lambda path, x: put(x, f"extra/stats/backbone/{path}"), stats),
@@ -258,13 +258,13 @@ def _report(console: Console, name: str, weights: Weights, assignment: Assignmen
     phrases = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
     phrases += [f"heads: {', '.join(assignment.heads)}"] if assignment.heads else []
     unused = [*assignment.unused, *weights.report.skipped]
-    phrases += [f"not loaded: {networks.few(tuple(unused))}"] if unused else []
+    phrases += [f"not loaded: {conversion.few(tuple(unused))}"] if unused else []
     console.print("; ".join(phrases))
 
 
 def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     """Return path -> shape of the variables of the run's backbone."""
-    leaves = networks.flat(*own_backbone(experiment))
+    leaves = conversion.flat(*own_backbone(experiment))
     return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
 
 
@@ -280,11 +280,11 @@ def fit(source: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[
     Raises:
       UserError: a variable of `like` is missing, or has another shape.
     """
-    variables, expected = networks.flat(*source), networks.flat(*like)
-    missing, wrong = networks.compare(variables, like)
+    variables, expected = conversion.flat(*source), conversion.flat(*like)
+    missing, wrong = conversion.compare(variables, like)
     more = tuple(path for path in variables if path not in expected and path != "mask_token")
     if missing or wrong or more:
-        difference = networks.LoadReport(0, missing=missing, wrong=wrong, inside=more).complaint()
+        difference = conversion.LoadReport(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(
             f"train.init_from: the encoder of {name} is another network than `backbone`: "
             f"{difference}. Give `backbone` the values that it has in {name}/config.json"

@@ -32,7 +32,7 @@ from ssl_jax.run.datasets import range_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import CommonFlags, Override
 from ssl_jax.training import workdir
-from ssl_jax.weights import files, folders, huggingface, networks
+from ssl_jax.weights import conversion, files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
 
 SIZE = 224  # of images, if a file does not say
@@ -306,7 +306,7 @@ class FileExperiment(Experiment):
             "backbone": " ".join(
                 [str(backbone.pop("name")), *(f"{k}={v}" for k, v in backbone.items())]
             ),
-            "left in the file": networks.few(report.skipped) or "nothing",
+            "left in the file": conversion.few(report.skipped) or "nothing",
             "images": f"{view.size} px, {self.spec.channels} channels ({view.recipe})",
             "data": f"{self.data.train}; evaluation: {self.data.eval or 'held out of it'}",
             "parameters": f"{tree.count(self.abstract_state.params):,}",

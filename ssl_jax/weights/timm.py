@@ -14,7 +14,7 @@ from ssl_jax.nets.backbones.resnet import DEPTHS
 from ssl_jax.nets.backbones.vit import FIXED_ORDERS, RELATIVE, SIZES, patch_grid
 from ssl_jax.nets.positions import sincos
 from ssl_jax.weights import torchvision
-from ssl_jax.weights.networks import to_timm
+from ssl_jax.weights.conversion import to_timm
 from ssl_jax.weights.places import Arrays
 
 Model = tuple[dict[str, np.ndarray], list[str]]  # state dictionary, lines of Python

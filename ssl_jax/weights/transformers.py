@@ -19,7 +19,7 @@ from ssl_jax.nets.backbones.vit import FIXED_ORDERS
 from ssl_jax.nets.blocks import swiglu_width
 from ssl_jax.nets.positions import sincos
 from ssl_jax.weights import huggingface
-from ssl_jax.weights.networks import to_timm
+from ssl_jax.weights.conversion import to_timm
 from ssl_jax.weights.places import Arrays
 
 VIT, DINOV2, REGISTERS, RESNET = (

@@ -22,7 +22,7 @@ from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.training import workdir
 from ssl_jax.training.checkpoint import Checkpoints
-from ssl_jax.weights import files, networks
+from ssl_jax.weights import conversion, files, networks
 from tests.run.pretrained_test import assert_equal, experiment, started
 from tests.weights.releases_test import plain, prefixed, sequential
 
@@ -135,7 +135,7 @@ class ExportTest(parameterized.TestCase):
         encoder = run.objective.encoder(current.params, current.extra)
         assert_equal(backbone.variables(), (encoder.params, encoder.stats))
         heads, _ = run_.tensors("all", "teacher")
-        expected = networks.flat(target, current.extra["target_stats"])
+        expected = conversion.flat(target, current.extra["target_stats"])
         self.assertEqual(set(heads), set(expected))
 
     @parameterized.parameters("cmc", "split_brain")
@@ -206,13 +206,13 @@ class ImportTest(parameterized.TestCase):
         """Write a file like MoCo v2's release, for the network of the digits recipe."""
         run = experiment("moco_v2")
         backbone = dict(run.raw["backbone"])
-        with_channel = networks.flat(*networks.shapes(networks.build(backbone, 1)))
+        with_channel = conversion.flat(*networks.shapes(networks.build(backbone, 1)))
         draws = np.random.default_rng(0)
         own = {p: draws.normal(size=s.shape).astype(np.float32) for p, s in with_channel.items()}
         wide = run.objective.feature_dim
         hidden, out = run.objective.projector
         head = sequential(("0", wide, hidden), ("2", hidden, out))
-        tensors = networks.to_timm(own, backbone) | prefixed("fc.", head)
+        tensors = conversion.to_timm(own, backbone) | prefixed("fc.", head)
         path = self.folder / "moco.safetensors"
         queue = {"queue": np.zeros((out, 4), np.float32)}
         files.write(path, prefixed("module.encoder_q.", tensors) | queue | changes, {})

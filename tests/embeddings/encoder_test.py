@@ -21,7 +21,7 @@ from ssl_jax.embeddings import encoder as encoder_module
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
-from ssl_jax.weights import files, networks
+from ssl_jax.weights import conversion, files
 
 SIZE = 16
 VIT = dict(dim=16, depth=2, heads=2, patch=8)
@@ -108,11 +108,11 @@ class EncoderTest(parameterized.TestCase):
         self.assertEqual(encoder.at("block1", "grid").probe, Probe(-2, "grid"))
         with self.assertRaisesRegex(UserError, "own output, after its last stage; stage -2 has"):
             encoder.at(-2, "pooled")
-        weights = networks.flat(encoder.params, {})
+        weights = conversion.flat(encoder.params, {})
         path = Path(self.create_tempdir().full_path, "timm.safetensors")
         backbone = options | {"name": "vit", "size": None, "image_size": SIZE, **VIT}
         metadata = {"format": "timm", "backbone": json.dumps(backbone), "channels": "3"}
-        files.write(path, networks.to_timm(weights, backbone), metadata)
+        files.write(path, conversion.to_timm(weights, backbone), metadata)
         loaded = ssl_jax.load(path)  # which is timm's model(x)
         self.assertEqual(loaded.probe, Probe(-1, "pooled"))
         np.testing.assert_allclose(

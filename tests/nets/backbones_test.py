@@ -13,7 +13,7 @@ from ssl_jax import nets
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, map_with_name, named_leaves
 from ssl_jax.nets.functional import Net, output_shapes
-from ssl_jax.weights import networks
+from ssl_jax.weights import conversion
 from tests.nets import weights as torch
 
 SIDE, BATCH = 32, 2
@@ -145,10 +145,10 @@ def check_declarations(test: absltest.TestCase, name: str) -> None:
     test.assertEqual(nets.backbone_config(name, net.config.changes()), net.config)
     zeros = map_with_name(lambda _, x: np.zeros(x.shape, x.dtype), variables[0])
     if net.config.layout:
-        test.assertNotEmpty(networks.to_timm(named_leaves(zeros), options))
+        test.assertNotEmpty(conversion.to_timm(named_leaves(zeros), options))
     else:
         with test.assertRaisesRegex(UserError, "have no such network"):
-            networks.to_timm(named_leaves(zeros), options)
+            conversion.to_timm(named_leaves(zeros), options)
 
 
 def check_any_batch(test: absltest.TestCase, name: str) -> None:

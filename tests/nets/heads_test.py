@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
 from ssl_jax.nets.heads import dino_head, mlp_head
-from ssl_jax.weights import networks
+from ssl_jax.weights import conversion
 from ssl_jax.weights.heads import perceptron
 from tests.nets import weights as torch
 
@@ -25,8 +25,8 @@ def golden_head(weights, prefix):
         last_norm="no_affine" if f"norm{len(kernels)}/mean" in variables else None,
     )
     like = jax.eval_shape(net.init, jax.random.key(0))
-    assert set(variables) == set(networks.flat(*like))
-    return net, *networks.fill(variables, like, prefix)
+    assert set(variables) == set(conversion.flat(*like))
+    return net, *conversion.fill(variables, like, prefix)
 
 
 class GoldenTest(parameterized.TestCase):

@@ -9,7 +9,7 @@ from ssl_jax.augment import geometric
 from ssl_jax.core.errors import UserError
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.sobel import sobel
-from ssl_jax.weights import networks, timm
+from ssl_jax.weights import conversion, networks, timm
 from tests.nets import weights as torch
 
 
@@ -49,7 +49,7 @@ class SobelTest(parameterized.TestCase):
     def test_timm_has_none(self):
         section = {"name": "resnet", "depth": 18, "num_filters": 4, "sobel": True}
         net = networks.build(section, 3)
-        variables = networks.flat(*torch.random_variables(net))
+        variables = conversion.flat(*torch.random_variables(net))
         with self.assertRaisesRegex(UserError, "sobel=True"):
             timm.export(variables, section, 3, "timm")
 

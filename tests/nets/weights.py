@@ -14,7 +14,7 @@ from ssl_jax.core.tree import map_with_name
 from ssl_jax.nets import decoders
 from ssl_jax.nets.backbones import vit
 from ssl_jax.nets.positions import sincos
-from ssl_jax.weights import networks, releases
+from ssl_jax.weights import conversion, releases
 from ssl_jax.weights.places import under
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -42,13 +42,13 @@ def convert(net, weights: Weights, **backbone) -> tuple[dict, dict]:
     """Return (params, stats) of a network from the state dictionary of its PyTorch counterpart.
 
     Every tensor of the backbone must be used, and every variable be present; `backbone` as in
-    `networks.convert`.
+    `conversion.convert`.
     """
     (release,) = releases.find(weights)
     like = jax.eval_shape(net.init, jax.random.key(0))
-    variables, report = networks.convert(release, like, backbone)
+    variables, report = conversion.convert(release, like, backbone)
     assert not report.complaint() and not report.skipped, report
-    return networks.fill(under(variables, "backbone/"), like, "golden")
+    return conversion.fill(under(variables, "backbone/"), like, "golden")
 
 
 def head(weights: Weights, name: str) -> dict:

@@ -17,8 +17,8 @@ from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.training import state
 from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.weights import conversion
 from ssl_jax.weights import files as weight_files
-from ssl_jax.weights import networks
 
 SMALL = (("backbone.width", 4), ("train.batch_size", 16), ("train.steps", 4))
 
@@ -120,8 +120,8 @@ class PretrainedTest(parameterized.TestCase):
         np.savez(path, images=images, labels=np.arange(64) % 4)
         encoder, start = saved(self.folder), self.folder
         if kind == "file":
-            variables = networks.flat(encoder.params, encoder.stats)
-            tensors = networks.to_timm(variables, {"name": "resnet_small", "width": 4})
+            variables = conversion.flat(encoder.params, encoder.stats)
+            tensors = conversion.to_timm(variables, {"name": "resnet_small", "width": 4})
             start = str(Path(self.folder) / "w.safetensors")
             weight_files.write(Path(start), tensors, {})
         rgb = ("data.train", f"npz:{path}"), ("train.init_from", start)

@@ -17,7 +17,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.run import auto, weights_file
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.flags import Override
-from ssl_jax.weights import networks, timm
+from ssl_jax.weights import conversion, networks, timm
 from tests.weights.releases_test import VIT, plain, variables
 
 SMALL = VIT | {"dim": 64, "depth": 1, "heads": 1, "patch": 8}  # one head: a published width
@@ -171,7 +171,7 @@ class WeightsFileTest(parameterized.TestCase):
     @parameterized.parameters("timm", "torchvision")
     def test_what_auto_trains_can_be_exported(self, library):
         backbone = auto.choose("digits")[0]["backbone"]
-        shapes = networks.flat(*networks.shapes(networks.build(backbone, 1)))
+        shapes = conversion.flat(*networks.shapes(networks.build(backbone, 1)))
         zeros = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
         tensors, lines = timm.export(zeros, backbone, 1, library)
         self.assertIn("layer3.0.conv2.weight", tensors)

@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.weights import channels, networks
+from ssl_jax.weights import channels, conversion, networks
 from tests.weights.releases_test import CONVNEXT, EFFICIENTNET, RESNET, SWIN, VIT
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 3, 5)).astype(np.float32)
@@ -60,7 +60,7 @@ class ChannelsTest(parameterized.TestCase):
 
     @parameterized.parameters(RESNET, VIT, SWIN, CONVNEXT, EFFICIENTNET)
     def test_the_first_layer_of_every_family_and_no_other(self, **backbone):
-        rgb, six = (networks.flat(*networks.shapes(networks.build(backbone, c))) for c in (3, 6))
+        rgb, six = (conversion.flat(*networks.shapes(networks.build(backbone, c))) for c in (3, 6))
         variables = {path: np.ones(leaf.shape, np.float32) for path, leaf in rgb.items()}
         like = {path: leaf.shape for path, leaf in six.items()}
         fitted = channels.fitted(variables, like, 3, 6, "mean")

@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.weights import networks, vit
+from ssl_jax.weights import conversion, networks, vit
 from ssl_jax.weights.files import TensorFile
 from tests.weights.releases_test import (
     BOTTLENECK,
@@ -47,8 +47,8 @@ class InferenceTest(parameterized.TestCase):
     def test_same_variables(self, **backbone):
         options = {"heads": 2} | ({"mlp": "gelu"} if "pre_norm" in backbone else {})
         weights = of(plain(backbone), options if backbone["name"] == "vit" else None)
-        like = networks.flat(*networks.shapes(networks.build(backbone, 3)))
-        inferred = networks.flat(*networks.shapes(weights.net))
+        like = conversion.flat(*networks.shapes(networks.build(backbone, 3)))
+        inferred = conversion.flat(*networks.shapes(weights.net))
         shapes = lambda tree: {path: leaf.shape for path, leaf in tree.items()}  # noqa: E731
         self.assertEqual(shapes(inferred), shapes(like))
         self.assertEqual(weights.channels, 3)
@@ -60,9 +60,9 @@ class InferenceTest(parameterized.TestCase):
         ({"name": "vit", "size": "tiny", "image_size": 96}, {}),
     )
     def test_published_ones_by_name(self, backbone, more):
-        shapes = networks.flat(*networks.shapes(networks.build(backbone, 3)))
+        shapes = conversion.flat(*networks.shapes(networks.build(backbone, 3)))
         zeros = {path: np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
-        inferred = of(networks.to_timm(zeros, backbone)).backbone
+        inferred = of(conversion.to_timm(zeros, backbone)).backbone
         self.assertEqual(inferred | backbone | more, inferred)
 
     def test_fixed_positions_are_no_parameters(self):
@@ -71,15 +71,15 @@ class InferenceTest(parameterized.TestCase):
             file = plain(VIT | {"position": name}) | {"pos_embed": table.astype(np.float32)}
             weights = of(file, {"heads": 2})
             self.assertEqual(weights.backbone["position"], name)
-            self.assertNotIn("pos_embed", networks.flat(*weights.variables()))
+            self.assertNotIn("pos_embed", conversion.flat(*weights.variables()))
         self.assertEqual(of(file, {"heads": 2, "position": "learned"}).backbone["image_size"], 16)
 
     def test_the_small_vit_of_moco_v3_has_12_heads(self):
         backbone = {"name": "vit", "size": "small", "heads": 12, "position": "sincos_mocov3"}
-        shapes = networks.flat(*networks.shapes(networks.build(backbone, 3)))
+        shapes = conversion.flat(*networks.shapes(networks.build(backbone, 3)))
         zeros = {path: np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
         table = vit.sincos(384, (14, 14), "mocov3", True)[None]
-        inferred = of(networks.to_timm(zeros, backbone) | {"pos_embed": table}).backbone
+        inferred = of(conversion.to_timm(zeros, backbone) | {"pos_embed": table}).backbone
         self.assertEqual(inferred | backbone, inferred)
 
     def test_what_we_exported_says_what_it_is(self):
@@ -237,7 +237,7 @@ class PositionsTest(parameterized.TestCase):
     def test_relative_ones(self):
         backbone = VIT | {"position": "relative"}
         weights = of(plain(backbone), backbone | {"image_size": 24}, 3)
-        table = networks.flat(*weights.variables())["relative/table"]
+        table = conversion.flat(*weights.variables())["relative/table"]
         own = variables(backbone)["relative/table"]
         self.assertEqual(table.shape, (11 * 11 + 3, 2))
         np.testing.assert_array_equal(table[-3:], own[-3:])
@@ -246,7 +246,7 @@ class PositionsTest(parameterized.TestCase):
 
     def test_a_whole_network_of_another_grid(self):
         weights = of(plain(VIT), VIT | {"image_size": 24}, 3)
-        loaded = networks.flat(*weights.variables())
+        loaded = conversion.flat(*weights.variables())
         self.assertEqual(loaded["pos_embed"].shape, (1, 37, 8))
         np.testing.assert_array_equal(loaded["pos_embed"][:, 0], variables(VIT)["pos_embed"][:, 0])
 

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import map_with_name
 from ssl_jax.nets.text import text_transformer
-from ssl_jax.weights import networks, torchvision
+from ssl_jax.weights import conversion, networks, torchvision, vit
 from ssl_jax.weights.files import TensorFile
 from ssl_jax.weights.networks import STUDENT, TEACHER
 from ssl_jax.weights.places import under
@@ -37,12 +37,12 @@ def variables(backbone, seed=0):
     """Draw random variables of a backbone, by our paths."""
     draws = np.random.default_rng(seed)
     draw = lambda _, like: draws.normal(size=like.shape).astype(np.float32)  # noqa: E731
-    return networks.flat(*map_with_name(draw, networks.shapes(networks.build(backbone, 3))))
+    return conversion.flat(*map_with_name(draw, networks.shapes(networks.build(backbone, 3))))
 
 
 def plain(backbone, seed=0):
     """Draw the same variables as `variables`, by timm's names."""
-    return networks.to_timm(variables(backbone, seed), backbone)
+    return conversion.to_timm(variables(backbone, seed), backbone)
 
 
 def prefixed(prefix, tensors):
@@ -304,7 +304,7 @@ class ReleasesTest(parameterized.TestCase):
     def test_mae(self, prefix):
         backbone = VIT | {"position": "sincos"}
         table = random_tensors({"x": (1, 17, 8)})["x"] * 0
-        table[0] = networks.vit.sincos(8, (4, 4), "mae", True)
+        table[0] = vit.sincos(8, (4, 4), "mae", True)
         decoder = renamed(plain(VIT, 3), (r"^blocks", "decoder_blocks"), (r"^norm", "decoder_norm"))
         decoder = {k: v for k, v in decoder.items() if k.startswith("decoder_")}
         decoder |= prefixed("decoder_embed.", random_tensors({"weight": (8, 8), "bias": (8,)}))
@@ -401,7 +401,7 @@ class ReleasesTest(parameterized.TestCase):
         got = weights.networks[STUDENT]
         np.testing.assert_array_equal(got["text/embedding"], file["token_embedding.weight"])
         np.testing.assert_array_equal(got["temperature/scale"], file["logit_scale"])
-        tower = networks.flat(*networks.shapes(text_transformer(20, 6, 8, 2, 2)))
+        tower = conversion.flat(*networks.shapes(text_transformer(20, 6, 8, 2, 2)))
         self.assertEqual(set(under(got, "text/")), set(tower))
         np.testing.assert_array_equal(
             got["text/blocks/attn/qkv/bias"][1], text["blocks.1.attn.qkv.bias"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from ssl_jax.weights import networks, timm
+from ssl_jax.weights import conversion, networks, timm
 from ssl_jax.weights.files import TensorFile
 
 torch = pytest.importorskip("torch")
@@ -74,7 +74,7 @@ class TimmModelsTest(parameterized.TestCase):
         features = theirs(model, images)
         self.assertLess(difference(ours(weights, images), features), 1e-5)
 
-        own = networks.flat(*weights.variables())
+        own = conversion.flat(*weights.variables())
         tensors, lines = timm.export(own, weights.backbone, 4, "timm")
         scope = {}
         exec("\n".join(lines), scope)
@@ -91,7 +91,7 @@ class TimmModelsTest(parameterized.TestCase):
     def test_thin_networks_load_in_timm(self, name, options):
         backbone = {"name": name, "size": None, **options}
         net = networks.build(backbone, 3)
-        own = networks.flat(*jax.device_get(net.init(jax.random.key(0))))
+        own = conversion.flat(*jax.device_get(net.init(jax.random.key(0))))
         tensors, lines = timm.export(own, backbone, 3, "timm")
         scope = {}
         exec("\n".join(lines), scope)

@@ -4,7 +4,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.weights import networks, timm
+from ssl_jax.weights import conversion, networks, timm
 from ssl_jax.weights.files import TensorFile
 from tests.weights.releases_test import CONVNEXT, EFFICIENTNET, SWIN, VIT, variables
 
@@ -34,7 +34,7 @@ class ExportTest(parameterized.TestCase):
         draws = np.random.default_rng(0)
         own = {
             path: draws.normal(size=leaf.shape).astype(np.float32)
-            for path, leaf in networks.flat(*networks.shapes(net)).items()
+            for path, leaf in conversion.flat(*networks.shapes(net)).items()
         }
         tensors, lines = timm.export(own, backbone, channels, library)
         compile("\n".join(lines), "lines", "exec")

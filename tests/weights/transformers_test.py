@@ -10,7 +10,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.weights import files, networks, transformers
+from ssl_jax.weights import conversion, files, networks, transformers
 from ssl_jax.weights.places import under
 
 VIT = {"name": "vit", "size": None, "patch": 4, "image_size": 16, "dim": 8, "depth": 2, "heads": 2}
@@ -36,7 +36,7 @@ PREPROCESSING = {"size": 32, "crop": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.2
 
 def random_variables(backbone, channels=3):
     """Draw random variables of a backbone, by path; variances are positive."""
-    shapes = networks.flat(*networks.shapes(networks.build(backbone, channels)))
+    shapes = conversion.flat(*networks.shapes(networks.build(backbone, channels)))
     draws = np.random.default_rng(0)
     random = {p: draws.normal(0, 0.3, s.shape).astype(np.float32) for p, s in shapes.items()}
     return {p: abs(x) + 0.5 if p.endswith("/var") else x for p, x in random.items()}
@@ -123,7 +123,7 @@ class TransformersTest(parameterized.TestCase):
         with torch.no_grad():
             out = module.eval()(torch.tensor(images.transpose(0, 3, 1, 2)))
         net = networks.build(backbone, channels)
-        params, stats = networks.fill(variables, networks.shapes(net), "random")
+        params, stats = conversion.fill(variables, networks.shapes(net), "random")
         features, _ = jax.jit(lambda x: net.apply(params, stats, x, train=False))(images)
         last = {"pooled": features.pooled, "avg": features.map.mean((1, 2)), "cls": features.cls}
         for pool, expression in model.features.items():
