@@ -128,10 +128,10 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         summary = json.loads((Path(folder) / "w" / "summary.json").read_text())
         experiment = Experiment.from_config(workdir.read_config(Path(folder) / "w"))
-        best, layer = best_untrained(experiment)
+        best = best_untrained(experiment)
     numbers = {m: round(summary[f"eval/{m}"], 4) for m in MEASURES}
     numbers |= {f"untrained_{m}": round(summary[f"untrained/eval/{m}"], 4) for m in MEASURES}
-    numbers |= {"best_untrained_fewshot5_top1": round(best, 4), "best_untrained_layer": layer}
+    numbers |= best
     numbers |= {f"pixels_{m}": round(summary[f"pixels/eval/{m}"], 4) for m in MEASURES} | {
         "cpu_s": round(used.ru_utime - before.ru_utime + used.ru_stime - before.ru_stime)
     }
@@ -159,8 +159,10 @@ def teacher(method: str, seed: int) -> list[str]:
     return [f"--config.train.teacher_from={folder}"]
 
 
-def best_untrained(experiment: Any) -> tuple[float, str]:
-    """Best layer of the untrained network by accuracy with 5 labels per class: accuracy, name."""
+def best_untrained(experiment: Any) -> dict[str, Any]:
+    """Best layer of the untrained network by accuracy with 5 labels per class, with its name, and
+    by its neighbours.
+    """
     import jax
 
     from ssl_jax.evals.evaluator import Evaluator
@@ -178,13 +180,21 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
         depth = len(jax.eval_shape(encoder.features, image).stages)
         pools = sorted({"avg", objective.probe.pool} - {"cls", "pooled"})
-        layers = [
-            FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools
-        ]
-        measured = FewShot.measure_all(layers, evaluator.subject(encoder))
-        scores = {f"{at.stage} {at.pool}": numbers["fewshot5_top1"] for at, numbers in measured}
-    layer = max(scores, key=lambda name: scores[name])
-    return scores[layer], layer
+        layers = [{"stage": stage, "pool": pool} for stage in range(depth) for pool in pools]
+        subject = evaluator.subject(encoder)
+
+        def best(protocol: Any, measure: str) -> tuple[float, str]:
+            settings = [dataclasses.replace(protocol, **layer) for layer in layers]
+            measured = protocol.measure_all(settings, subject)
+            return max((round(n[measure], 4), f"{at.stage} {at.pool}") for at, n in measured)
+
+        few, layer = best(FewShot(shots=(5,)), "fewshot5_top1")
+        neighbours, _ = best(experiment.evals.protocol("knn"), "knn_top1")
+    return {
+        "best_untrained_fewshot5_top1": few,
+        "best_untrained_layer": layer,
+        "best_untrained_knn_top1": neighbours,
+    }
 
 
 def page(results: dict[str, Any]) -> str:
@@ -198,9 +208,7 @@ def page(results: dict[str, Any]) -> str:
             return f"{statistics.mean(s[key] for s in seeds):.3f}"
 
         def gain(over: str, seeds: list = seeds) -> str:
-            gains = [s["fewshot5_top1"] - s[over] for s in seeds]
-            error = f"{statistics.stdev(gains) / len(gains) ** 0.5:.3f}" if gains[1:] else "?"
-            return f"{statistics.mean(gains):+.3f} ± {error}"
+            return paired([s["fewshot5_top1"] - s[over] for s in seeds])
 
         mark = "" if result["recipe"] == fingerprint(method) else " \\*"
         rows.append(
@@ -234,8 +242,38 @@ def page(results: dict[str, Any]) -> str:
         "\\* measured before the recipe's config last changed.\n\n"
         + "\n".join(f"| {line} |" for line in table)
         + "\n"
+        + neighbours(results)
         + mutual_information(results)
     )
+
+
+def neighbours(results: dict[str, Any]) -> str:
+    """Render the section on neighbours, of the runs that measured them in the untrained layers."""
+    rows = []
+    for method, result in sorted(results.items()):
+        seeds = [n for n in result["seeds"].values() if "best_untrained_knn_top1" in n]
+        if not seeds:
+            continue
+        best = paired([s["knn_top1"] - s["best_untrained_knn_top1"] for s in seeds])
+        names = ("knn_top1", "pixels_knn_top1", "untrained_knn_top1")
+        means = " | ".join(f"{statistics.mean(s[name] for s in seeds):.3f}" for name in names)
+        rows.append(f"| {method} | {means} | {best} | {len(seeds)} |")
+    if not rows:
+        return ""
+    return (
+        "\n## Neighbours\n\n"
+        "Accuracy of the nearest neighbours among all training examples, at the same layers. On\n"
+        "`moving_digits`, whose raw pixels are at chance with 5 labels, it is the measure. Runs\n"
+        "that did not store it for every untrained layer are left out.\n\n"
+        "| method | trained | raw pixels | untrained | over the best untrained layer | seeds |\n"
+        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def paired(gains: list[float]) -> str:
+    """Render the mean of the gains of each seed, and its standard error."""
+    error = f"{statistics.stdev(gains) / len(gains) ** 0.5:.3f}" if gains[1:] else "?"
+    return f"{statistics.mean(gains):+.3f} ± {error}"
 
 
 def mutual_information(results: dict[str, Any]) -> str:
