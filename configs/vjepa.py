@@ -6,7 +6,7 @@ ssl-jax train --config=vjepa:videomix2m --workdir=W --data=frames:/clips
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, ijepa
 
 
 def get_config(recipe: str = "videomix2m") -> ConfigDict:
@@ -27,7 +27,7 @@ def moving_digits() -> ConfigDict:
         "predictor_heads": 4,
         "momentum": 0.99,
     }
-    optim = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}
+    optim = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "lr_rules": ijepa.FAST_PREDICTOR}
     config = common.moving_digits(objective, optim, steps=300, batch_size=32)
     config.backbone = {
         "name": "vit_video",
