@@ -37,13 +37,10 @@ MORE = {
     "instance_retrieval": {"whitening": "{copies2}"},
     "corruptions": {"data": "{corrupted}"},
 }
-# Of its 18 held-out examples one was classified otherwise after all protocols before it had been
-# measured in two processes, not after some of them; the cause is not known.
-EXCEPTIONS = ("logistic",)
 SINGLE = {
     name: BASE.get(name, {}) | MORE.get(name, {})
     for name in protocols.known()
-    if name not in (*ELSEWHERE, *EXCEPTIONS)
+    if name not in ELSEWHERE
 }
 MULTI = {"linear": {"preset": "lbfgs", "holdout": 0.2}, "svm": {}, "knn": {"k": 5}}
 DETECTION = {"train": "coco:{boxes}", "sizes": (48,), "longest": 64}

@@ -14,6 +14,9 @@ from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]
 DETECTIONS = 3  # of `measuring`: numbers, an error, a failure
+# One of 18 held-out examples: the weakest penalty is chosen, and with it features that differ by
+# 1e-8 of their values classify one of them otherwise.
+LOOSE = {"logistic": 1 / 18 + 1e-4}
 
 
 class ProcessesTest(absltest.TestCase):
@@ -31,7 +34,8 @@ class ProcessesTest(absltest.TestCase):
         self.assertEqual(one.keys(), first.keys())
         for key, value in one.items():
             # Sums over devices have another order; trained heads differed by up to 3e-5.
-            self.assertAlmostEqual(first[key], value, delta=1e-4 * max(1, abs(value)), msg=key)
+            delta = LOOSE.get(key.partition(" ")[0], 1e-4 * max(1, abs(value)))
+            self.assertAlmostEqual(first[key], value, delta=delta, msg=key)
 
     def measure(self, folder, processes, devices):
         env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}

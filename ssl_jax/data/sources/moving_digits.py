@@ -10,7 +10,7 @@ from ssl_jax.data.sources import digits
 from ssl_jax.data.sources.base import ArraySource, Sound
 
 EMBEDDED = True  # the data come with a library
-SIDE, DIGIT, FRAMES = 32, 16, 16  # side of a frame and of a digit in pixels; frames of a clip
+SIDE, DIGIT, FRAMES = 32, 24, 16  # side of a frame and of a digit in pixels; frames of a clip
 ROOM = SIDE - DIGIT  # positions of a digit along an axis, less one
 SPEED, PAN = 3, 1  # largest speed of a digit and of the camera, in pixels per frame
 INK = 96  # grey level from which a pixel belongs to the digit
