@@ -46,6 +46,9 @@ def _flops(jaxpr: Jaxpr) -> int:
             # zeros.
             zeros = math.prod(eqn.params["lhs_dilation"])
             total += 2 * out.size * (kernel.size // out_features) // zeros
+        elif name.startswith("dot_product_attention"):  # cuDNN's; its backward computes q k' again
+            queries, keys = (x.shape for x in operands[:2])  # (B, T, heads, D)
+            total += 2 * (5 if "_bwd" in name else 2) * math.prod(queries) * keys[1]
         elif name == "pallas_call" and eqn.params.get("cost_estimate") is not None:
             total += eqn.params["cost_estimate"].flops
         elif name == "pallas_call":

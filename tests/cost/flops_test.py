@@ -1,3 +1,5 @@
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
@@ -42,6 +44,21 @@ class FlopsTest(parameterized.TestCase):
         forward = flops.count(conv, x, w)
         self.assertEqual(forward, 2 * 4 * 4 * 5 * (2 * 2 * 3))
         self.assertEqual(flops.count(jax.grad(conv, (0, 1)), x, w), 3 * forward)
+
+    def test_the_fused_attention_of_cudnn(self):
+        """Two products forward; backward four, and the logits again."""
+
+        def loss(qkv, form):
+            out = jax.nn.dot_product_attention(*qkv, implementation=form)
+            return out.astype(jnp.float32).sum()
+
+        qkv = [jnp.zeros((2, length, 4, 32), jnp.bfloat16) for length in (64, 48, 48)]
+        checks = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+        with mock.patch(checks, lambda: 91000):  # there is no cuDNN here
+            fused = [flops.count(f, qkv, "cudnn") for f in (loss, jax.grad(loss))]
+        products = flops.count(loss, qkv, "xla")
+        self.assertEqual(products, 2 * 2 * (2 * 64 * 48 * 4 * 32))
+        self.assertEqual(fused, [products, 7 * products // 2])
 
     def test_peaks(self):
         self.assertEqual(flops.peak("TPU v5 lite"), 197e12)
