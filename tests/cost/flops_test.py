@@ -1,3 +1,4 @@
+from functools import partial
 from unittest import mock
 
 import jax
@@ -48,15 +49,16 @@ class FlopsTest(parameterized.TestCase):
     def test_the_fused_attention_of_cudnn(self):
         """Two products forward; backward four, and the logits again."""
 
-        def loss(qkv, form):
+        def loss(form, qkv):
             out = jax.nn.dot_product_attention(*qkv, implementation=form)
             return out.astype(jnp.float32).sum()
 
         qkv = [jnp.zeros((2, length, 4, 32), jnp.bfloat16) for length in (64, 48, 48)]
+        cudnn = partial(loss, "cudnn")
         checks = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
         with mock.patch(checks, lambda: 91000):  # there is no cuDNN here
-            fused = [flops.count(f, qkv, "cudnn") for f in (loss, jax.grad(loss))]
-        products = flops.count(loss, qkv, "xla")
+            fused = [flops.count(f, qkv) for f in (cudnn, jax.grad(cudnn))]
+        products = flops.count(partial(loss, "xla"), qkv)
         self.assertEqual(products, 2 * 2 * (2 * 64 * 48 * 4 * 32))
         self.assertEqual(fused, [products, 7 * products // 2])
 
