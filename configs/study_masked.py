@@ -222,7 +222,7 @@ def get_page(size: str = "small") -> StudyPage:
                 Heat(
                     title=f"CKA between {network} and mae",
                     where=whole | {"network": network, "protocol": "similarity"},
-                    metric="diag/cka_{}_{}",
+                    metric="diag/cka_other_{}_{}",
                     row=f"block of {network}",
                     column="block of mae",
                 )

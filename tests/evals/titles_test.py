@@ -52,6 +52,10 @@ class TitlesTest(parameterized.TestCase):
     def test_without_families(self):
         self.assertEqual([*titles_of(("svm4_map", "svm_map"), DECLARED, False)], ["svm_map"])
 
+    def test_no_two_protocols_write_one_number(self):
+        names = [f"{k.prefix}/{name}" for k in protocols.known().values() for name in k.titles]
+        self.assertLen(set(names), len(names))
+
     def test_no_two_names_have_one_title(self):
         declared = {k: v for kind in protocols.known().values() for k, v in kind.titles.items()}
         self.assertLen(set(declared.values()), len(declared))

@@ -16,7 +16,6 @@ from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
-SIMILARITY = {"cka_{first}_{second}": "similarity (CKA) of stages {first} and {second}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Layers(Protocol):
 
     titles: ClassVar[Mapping[str, str]] = {
         "rankme_{stage}": "effective rank (RankMe), stage {stage}",
-        **SIMILARITY,
+        "cka_{first}_{second}": "similarity (CKA) of stages {first} and {second}",
     }
     examples: Several = 2048
 
