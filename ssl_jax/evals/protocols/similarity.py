@@ -11,8 +11,8 @@ from ssl_jax.evals.protocols.layers import cka, pooled_stages
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity(Protocol):
-    """Linear CKA of every stage with every stage of another network (1905.00414): `cka_other_0_2` is
-    that of this network's first stage and the other one's third.
+    """Linear CKA of every stage with every stage of another network (1905.00414): `cka_other_0_2`
+    is that of this network's first stage and the other one's third.
 
     Each network gets the images in its own size and normalisation.
 
