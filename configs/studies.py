@@ -25,6 +25,7 @@ def get_config(study: str = "data_and_steps") -> dict:
         jft_digits=jft_digits,
         jft_digits_epochs=jft_digits_epochs,
         beit_digits=beit_digits,
+        beit_v2_digits=beit_v2_digits,
         dense_photos=dense_photos,
     )
 
@@ -235,10 +236,22 @@ def beit_digits() -> dict:
     """BEiT on digits: a tokenizer, pretraining on its codes, fine-tuning on five labels per
     class, and the same network on those labels alone.
     """
+    return {"tokenizer": {"config": "dvae:digits"}} | _on_codes("beit:digits")
+
+
+def beit_v2_digits() -> dict:
+    """The same with BEiT v2, whose tokenizer learns the tokens of a DINO run."""
+    return {
+        "teacher": {"config": "dino:digits_vit"},
+        "tokenizer": {"config": "vqkd:digits", "train.teacher_from": "{study}/teacher"},
+    } | _on_codes("beit_v2:digits")
+
+
+def _on_codes(config: str) -> dict:
+    """Pretraining on the codes of the run `tokenizer`, then fine-tuning."""
     labels = {"config": "supervised:digits_few_vit", "evals.protocols": ("classifier",)}
     return {
-        "tokenizer": {"config": "dvae:digits"},
-        "pretrain": {"config": "beit:digits", "train.teacher_from": "{study}/tokenizer"},
+        "pretrain": {"config": config, "train.teacher_from": "{study}/tokenizer"},
         "finetune": labels | {"train.init_from": "{study}/pretrain"},
         "labels-only": labels,
     }

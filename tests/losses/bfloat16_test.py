@@ -81,6 +81,7 @@ from ssl_jax.losses.vicreg import covariance, invariance, variance, vicreg
 from ssl_jax.losses.vicregl import matched_places, whole_views
 from ssl_jax.losses.wmse import wmse
 from ssl_jax.losses.zipf import posteriors, zipf_divergence
+from tests.compiling import AS_USERS
 
 LABELS = np.arange(8) % 5
 INDEX = np.arange(8)
@@ -222,9 +223,7 @@ def results():
         return jnp.sum(CASES[case](x, y, temperature))
 
     gradients = {case: jax.value_and_grad(partial(total, case), argnums=(0, 1)) for case in CASES}
-    # As users' programs are compiled, and not as those of tests (conftest.py).
-    options = {"xla_cpu_use_fusion_emitters": True}
-    run = jax.jit(lambda *a: {c: f(*a) for c, f in gradients.items()}, compiler_options=options)
+    run = jax.jit(lambda *a: {c: f(*a) for c, f in gradients.items()}, compiler_options=AS_USERS)
     draw, made = np.random.default_rng(0), []
     for size, temperature in itertools.product((1.0, LARGE), (0.2, 0.01)):
         x, y = (jnp.asarray(size * draw.normal(size=(8, 16)), jnp.bfloat16) for _ in range(2))

@@ -23,6 +23,7 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.training import online_probe, refresh, state
 from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.training.step import make_train_step
+from tests.compiling import AS_USERS
 from tests.objectives import harness
 
 LR = 0.01
@@ -45,7 +46,7 @@ def experiment(method, lr, **mesh):
 
 # Compiled as for users, not as in tests (conftest.py): only then are two
 # programs that share most of their operations equal to the last bit.
-COMPILED = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+COMPILED = functools.partial(jax.jit, compiler_options=AS_USERS)
 
 
 def keep_running(made, mesh):
