@@ -42,7 +42,7 @@ class Method(nn.Module):
         """Do what follows the optimizer."""
 
 
-class SimCLR(Method):
+class TorchSimCLR(Method):
     def __init__(self, views, small):
         super().__init__()
         self.net = resnet18() if small else resnet50()
@@ -57,7 +57,7 @@ class SimCLR(Method):
         return F.cross_entropy(logits, (torch.arange(2 * n, device=z.device) + n) % (2 * n))
 
 
-class DINO(Method):
+class TorchDINO(Method):
     def __init__(self, views, small):
         super().__init__()
         sizes = SMALL_VIT if small else SIZES["dino"]
@@ -93,7 +93,7 @@ class DINO(Method):
         torch._foreach_lerp_(slow, fast, 1 - 0.996)
 
 
-class MAE(Method):
+class TorchMAE(Method):
     def __init__(self, views, small):
         super().__init__()
         sizes = SMALL_VIT if small else SIZES["mae"]
@@ -130,12 +130,12 @@ class MAE(Method):
 def main(request):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    kind = {"simclr": SimCLR, "dino": DINO, "mae": MAE}[request["method"]]
+    kind = {"simclr": TorchSimCLR, "dino": TorchDINO, "mae": TorchMAE}[request["method"]]
     model = kind(request["views"], request["small"]).to(device)
     model = model.to(memory_format=torch.channels_last)
     fused = {"fused": True} if device.type == "cuda" else {}
     trained = [p for p in model.parameters() if p.requires_grad]
-    if kind is SimCLR:
+    if kind is TorchSimCLR:
         optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=1e-4, **fused)
     else:
         optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05, **fused)
