@@ -262,9 +262,9 @@ def neighbours(results: dict[str, Any]) -> str:
         return ""
     return (
         "\n## Neighbours\n\n"
-        "Accuracy of the nearest neighbours among all training examples, at the same layers. On\n"
-        "`moving_digits`, whose raw pixels are at chance with 5 labels, it is the measure. Runs\n"
-        "that did not store it for every untrained layer are left out.\n\n"
+        "Accuracy of the nearest neighbours among all training examples, at the same layers, and\n"
+        "the gain over the untrained layer where they are best. Runs that did not store that\n"
+        "layer are left out.\n\n"
         "| method | trained | raw pixels | untrained | over the best untrained layer | seeds |\n"
         "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
     )
