@@ -33,9 +33,11 @@ def cifar10() -> ConfigDict:
 
 
 def cifar10_cpu() -> ConfigDict:
-    """Three epochs for a CPU, 1,200 steps; not run."""
+    """One epoch, three CPU minutes. Measured (JPEG copies, seed 0, the command above): nearest
+    neighbours .345, untrained .282, raw pixels .309; 5 labels per class .222, .157 and .203.
+    """
     optim = {"name": "adamw", "lr": 2e-3}
-    return common.cifar10_cpu(_objective(hidden=64), optim, steps=1200, batch_size=128)
+    return common.cifar10_cpu(_objective(hidden=64), optim, steps=400, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
