@@ -66,7 +66,13 @@ SMALL: dict[str, Changes] = {  # of --dry_run
     ),
     "mae:imagenet": (("objective.view", {"size": 32}), ("objective.decoder_dim", 64), *SMALL_VIT),
 }
-SMALL_CIFAR10 = {"backbone.num_filters": 8, "train.batch_size": 32, "train.steps": 6}
+CIFAR10: dict[str, Any] = {"train.epochs": 200}
+SMALL_CIFAR10 = {
+    "backbone.num_filters": 8,
+    "train.batch_size": 32,
+    "train.epochs": 0,
+    "train.steps": 6,
+}
 
 
 def main() -> None:
@@ -197,6 +203,7 @@ def peer(recipe: str, form: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def figures(device: str, images: int, seconds: float) -> dict[str, Any]:
+    """Return the figures that both sides have, of one step of `images` in `seconds`."""
     return {
         "device": device,
         "images": images,
@@ -209,13 +216,12 @@ def cifar10(args: argparse.Namespace) -> dict[str, Any]:
     """Train until the run is finished or the time is over; return its numbers, if it is."""
     if not (args.workdir and args.data and args.eval_data):
         sys.exit("gpu.py cifar10 needs --workdir, --data and --eval_data")
-    settings: dict[str, Any] = {"train.epochs": 200} if not args.dry_run else SMALL_CIFAR10
+    settings = SMALL_CIFAR10 if args.dry_run else CIFAR10
     command = [
         *(sys.executable, "-m", "ssl_jax", "train", f"--config={args.config}"),
         *(f"--workdir={args.workdir.absolute()}", f"--data={args.data}"),
         f"--eval_data={args.eval_data}",
         *(f"--config.{key}={value}" for key, value in settings.items()),
-        *(() if not args.dry_run else ("--config.train.epochs=0",)),
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr)
     try:

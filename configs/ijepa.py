@@ -17,9 +17,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Sixteen patches, with two targets of four to six of them. Smaller targets can be guessed
-    from their position, and features become it; so they do if the predictor, whose rate is ten
-    times that of the rest, does not keep ahead of the encoder.
+    """Sixteen patches, with two targets of four to six of them. With smaller targets, or with a
+    predictor that does not learn faster than the encoder (here at ten times its rate), the features
+    gain little.
     """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     objective = {
