@@ -15,6 +15,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Threads of XLA's pool: with one per device, collectives abort on a busy machine (see `cli.run`).
+os.environ.setdefault("PJRT_NPROC", "32")
 # Compiling is what most tests spend their time on; the programs are run a few times at most.
 # The MLIR fusion emitters take two thirds of it in jaxlib 0.10.2; 0.12.0.1 has no such flag.
 emitters = " --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""

@@ -63,6 +63,10 @@ def run(argv: list[str]) -> int:
     """Run one subcommand and return the process's exit code."""
     # Set before importing jax, to silence its warnings about missing accelerators.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A CPU device blocks a thread of XLA's pool while it waits for others in a collective. The pool
+    # has a thread per device: on a busy machine none may be left for the last one, and XLA aborts.
+    if (devices := os.environ.get("JAX_NUM_CPU_DEVICES", "")).isdecimal() and int(devices) > 1:
+        os.environ.setdefault("PJRT_NPROC", str(max(4 * int(devices), os.cpu_count() or 1)))
     if logging.lastResort is not None:  # prints warnings, which may contain names from data
         logging.lastResort.setFormatter(_Visible())
         if not logging.root.handlers:  # or absl's first warning adds one that prints them raw

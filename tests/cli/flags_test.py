@@ -5,8 +5,10 @@ import dataclasses
 import importlib
 import io
 import keyword
+import os
 import typing
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
@@ -82,6 +84,35 @@ class EveryFlagTest(parameterized.TestCase):
             {("train", "restarts"), ("export", "format"), ("embed", "max_bad_fraction")},
             set(typed()),
         )
+
+
+class ThreadsTest(parameterized.TestCase):
+    @parameterized.parameters(({"JAX_NUM_CPU_DEVICES": "64"},), ({"JAX_NUM_CPU_DEVICES": "2"},))
+    def test_devices_of_the_cpu_get_more_threads_than_they_block(self, env):
+        with mock.patch.dict(os.environ, env):
+            os.environ.pop("PJRT_NPROC", None)
+            self.run_a_subcommand()
+            threads = int(os.environ["PJRT_NPROC"])
+        self.assertGreater(threads, 2 * int(env["JAX_NUM_CPU_DEVICES"]))
+        self.assertGreaterEqual(threads, os.cpu_count())
+
+    @parameterized.parameters(({},), ({"JAX_NUM_CPU_DEVICES": "1"},))
+    def test_one_device_keeps_what_xla_chooses(self, env):
+        with mock.patch.dict(os.environ, env):
+            os.environ.pop("PJRT_NPROC", None)
+            if not env:
+                os.environ.pop("JAX_NUM_CPU_DEVICES", None)
+            self.run_a_subcommand()
+            self.assertNotIn("PJRT_NPROC", os.environ)
+
+    def test_a_value_of_the_user_stays(self):
+        with mock.patch.dict(os.environ, JAX_NUM_CPU_DEVICES="8", PJRT_NPROC="9"):
+            self.run_a_subcommand()
+            self.assertEqual(os.environ["PJRT_NPROC"], "9")
+
+    def run_a_subcommand(self):
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertEqual(cli.run(["--version"]), 0)
 
 
 if __name__ == "__main__":
