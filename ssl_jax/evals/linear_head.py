@@ -74,6 +74,22 @@ def regularisation_path(
     return [head_of(model, classes) for model in _fitted(train, inverse)]
 
 
+def logistic_regression(features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    """Fit logistic regression with an intercept and L2 penalty C = 1 to its optimum.
+
+    Args:
+      features: (N, D).
+      labels: (N,) classes, at least two.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(features, labels)
+        if model.n_iter_.max() < model.max_iter:
+            return model
+        # Few images of many pixels: L-BFGS would take ten times as long, Newton's method does not.
+        return LogisticRegression(C=1.0, solver="newton-cg").fit(features.astype(float), labels)
+
+
 def head_of(model: LogisticRegression, classes: int) -> LinearHead:
     """Convert scikit-learn's model, which knows the classes with examples, to `classes` classes."""
     weight = np.zeros((model.coef_.shape[1], classes), np.float32)

@@ -1,3 +1,4 @@
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -128,6 +129,16 @@ class SchemeTest(parameterized.TestCase):
         for name in ("x.npy", "1.png"):
             with self.assertRaisesRegex(UserError, f"{name}': a file of another kind; expected"):
                 open_source(f"{root}/{name}")
+
+    def test_a_folder_of_a_built_in_name_is_told_from_it(self):
+        root = Path(self.create_tempdir().full_path)
+        (root / "photos").mkdir()
+        Image.new("RGB", (8, 8)).save(root / "photos" / "1.png")
+        with contextlib.chdir(root), self.assertLogs("absl", "WARNING") as logged:
+            self.assertLen(open_source("photos"), 900)
+            self.assertLen(open_source("./photos"), 1)
+        line = "photos: the built-in data of this name; write ./photos for what is here"
+        self.assertEqual([r.getMessage() for r in logged.records], [line])
 
     def test_absolute(self):
         here = Path.cwd()

@@ -50,7 +50,8 @@ def schemes() -> tuple[str, ...]:
 def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     """Open the data set that `spec` ("scheme" or "scheme:path") names.
 
-    An existing path needs no scheme: it is a folder, or a file with a known ending.
+    An existing path needs no scheme: it is a folder, or a file with a known ending. A built-in name
+    goes first; if a folder has it too, that is logged once.
 
     `split` matters only for data that define splits (`digits`, `tfds:NAME`, a folder with `train`
     and `val`); other data are the same for both. The number of files left out is logged once.
@@ -59,6 +60,8 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
       UserError: an unknown scheme, a password in a URL, or missing, empty or malformed data.
     """
     module, path = _scheme(spec)
+    if spec in schemes() and _guess(spec):
+        _log_once(f"{spec}: the built-in data of this name; write ./{spec} for what is here")
     with _as_user_errors(spec):
         source = module.load(path, split)
     for line in left_out(source):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -20,7 +19,7 @@ from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import check_several
 from ssl_jax.evals.images import Labelled, Part
-from ssl_jax.evals.linear_head import regularisation_path
+from ssl_jax.evals.linear_head import logistic_regression, regularisation_path
 from ssl_jax.evals.lists import listed_rows
 from ssl_jax.losses.shapes import check_shapes
 
@@ -182,7 +181,7 @@ def few_labels(
             # The solution lies in the span of the rows, and its penalty is the same in any basis.
             basis, _ = np.linalg.qr(x.T)
             x, test_x = x @ basis, scaled_test @ basis
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(x, labels)
+        model = logistic_regression(x, labels)
         return float(np.mean(model.predict(test_x) == test.labels))
 
     # Threads cost more than they save on problems this small.

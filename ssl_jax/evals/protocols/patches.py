@@ -10,8 +10,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.core import sharding
@@ -25,6 +23,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import check_several, check_varied
 from ssl_jax.evals.images import Part
+from ssl_jax.evals.linear_head import logistic_regression
 from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
@@ -168,8 +167,9 @@ def probabilities(
     """
     check_shapes("probabilities: train (N, D), labels (N), test (M, D)", train, labels, test)
     check_several(labels, "patches")
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-    return model.fit(train, labels).predict_proba(test), model.classes_
+    scaler = StandardScaler().fit(train)
+    model = logistic_regression(scaler.transform(train), labels)
+    return model.predict_proba(scaler.transform(test)), model.classes_
 
 
 def accuracy(predictions: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
