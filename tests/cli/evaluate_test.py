@@ -90,7 +90,7 @@ class EvaluateTest(parameterized.TestCase):
             out = self.evaluate(*sweep, results="sweep.jsonl")
         # Both sets at each step, and once with the untrained network and as raw pixels.
         self.assertEqual(extract.call_count, 8)
-        self.assertIn("eval/knn_top1", out)
+        self.assertIn("eval/knn_top1  nearest neighbours (kNN)", out)
         records = self.read("sweep.jsonl")
         cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in records}
         self.assertEqual(cells, {(s, k, at) for s in (2, 4) for k in (1, 5) for at in (-1, -2)})

@@ -22,7 +22,7 @@ from ssl_jax.evals.records import Record, ResultsFile, key
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
 from ssl_jax.run.baselines import KINDS, judged
-from ssl_jax.run.console import number, terminal
+from ssl_jax.run.console import number, styled, terminal
 from ssl_jax.run.evaluation import measure
 from ssl_jax.run.suites import Cell, DataSet, suite
 
@@ -158,9 +158,13 @@ def show(console: Console, title: str, records: Sequence[Record]) -> None:
         settings = f"on {record['set']}: {settings}" if "set" in record else settings
         if numbers:
             table.add_row(Text.assemble((record["protocol"], "bold"), f" {settings}"))
-        for name, value in sorted(numbers.items()):
+        names = {name.partition("/")[2]: name for name in sorted(numbers)}
+        titles = protocols.titles(names)
+        for short in dict.fromkeys((*titles, *names)):
+            name = names[short]
             others = [number(baselines.get(kind, {}).get(name), 4) for kind in KINDS]
-            table.add_row(f"  {name}", number(value, 4), *others)
+            label = styled(f"  {name}  ", (titles.get(short, ""), "dim"))
+            table.add_row(label, number(numbers[name], 4), *others)
         verdicts += [f"{record['protocol']}: {line}"] if (line := judged(record)) else []
     if table.row_count:
         console.print(table, soft_wrap=False)
