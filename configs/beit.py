@@ -30,7 +30,7 @@ def digits() -> ConfigDict:
         "min_patches": 2,
     }
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "clip_norm": 3.0}
-    config = common.digits(objective, optim, steps=1000, batch_size=128)
+    config = common.digits(objective, optim, steps=1300, batch_size=128)
     config.backbone = common.TINY_VIT_RELATIVE
     return config
 
