@@ -188,8 +188,9 @@ def begin(flags: Flags, where: str, loading: Loading, line: ProgressLine) -> Exp
         if key.startswith("backbone.") and flags.weights
     }
     start = finetuning.Start.of(where, settings)
+    data, eval_data = (paths.anchor("data.train", d) for d in (flags.data, flags.eval_data))
     config, lines = finetuning.choose(
-        start, flags.data, flags.eval_data, flags.holdout, _origin(where), flags.overrides
+        start, data, eval_data, flags.holdout, _origin(where), flags.overrides
     )
     first = Experiment.from_config(paths.anchored(config), output)
     first.check_batch()
