@@ -32,7 +32,7 @@ def digits() -> ConfigDict:
         "extra_layers": 1,
     }
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "clip_norm": 3.0}
-    config = common.digits(objective, optim, steps=800, batch_size=128)
+    config = common.digits(objective, optim, steps=1100, batch_size=128)
     config.backbone = common.TINY_VIT_RELATIVE
     return config
 
