@@ -60,7 +60,7 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
       UserError: an unknown scheme, a password in a URL, or missing, empty or malformed data.
     """
     module, path = _scheme(spec)
-    if spec in schemes() and _guess(spec):
+    if not path and getattr(module, "EMBEDDED", False) and _guess(spec):
         _log_once(f"{spec}: the built-in data of this name; write ./{spec} for what is here")
     with _as_user_errors(spec):
         source = module.load(path, split)
