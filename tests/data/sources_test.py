@@ -137,6 +137,8 @@ class SchemeTest(parameterized.TestCase):
         with contextlib.chdir(root), self.assertLogs("absl", "WARNING") as logged:
             self.assertLen(open_source("photos"), 900)
             self.assertLen(open_source("./photos"), 1)
+            shutil.copytree("photos", "coco")  # no built-in data: a scheme that needs a path
+            self.assertEqual(open_source("coco").name, "folder:coco")
         line = "photos: the built-in data of this name; write ./photos for what is here"
         self.assertEqual([r.getMessage() for r in logged.records], [line])
 

@@ -60,7 +60,7 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
       UserError: an unknown scheme, a password in a URL, or missing, empty or malformed data.
     """
     module, path = _scheme(spec)
-    if not path and getattr(module, "EMBEDDED", False) and _guess(spec):
+    if spec in schemes() and _is_built_in(spec) and _guess(spec):
         _log_once(f"{spec}: the built-in data of this name; write ./{spec} for what is here")
     with _as_user_errors(spec):
         source = module.load(path, split)
@@ -132,17 +132,20 @@ def _as_user_errors(spec: str) -> Iterator[None]:
 def _scheme(spec: str) -> tuple[ModuleType, str]:
     credentials.refuse(spec, "data")
     name, _, path = spec.partition(":")
-    if name not in schemes() and (guess := _guess(spec)):
+    needs_path = name == spec and name in schemes() and not _is_built_in(name)
+    if (name not in schemes() or needs_path) and (guess := _guess(spec)):
         name, path = guess, spec
     if name not in schemes():
-        modules = {s: importlib.import_module(f"{__name__}.{s}") for s in schemes()}
-        embedded = [s for s, module in modules.items() if getattr(module, "EMBEDDED", False)]
-        expected = ", ".join(s if s in embedded else f"{s}:PATH" for s in schemes())
+        expected = ", ".join(s if _is_built_in(s) else f"{s}:PATH" for s in schemes())
         hint = suggest(name, schemes()) if name else ""
         hint = f"; {hint}" if hint.startswith("did") else ""
         path_hint = _why_not(spec) if "/" in spec and ":" not in spec else ""
         raise UserError(f"unknown data {spec!r}: {path_hint}expected one of {expected}{hint}")
     return importlib.import_module(f"{__name__}.{name}"), path
+
+
+def _is_built_in(scheme: str) -> bool:
+    return getattr(importlib.import_module(f"{__name__}.{scheme}"), "EMBEDDED", False)
 
 
 def _why_not(path: str) -> str:
