@@ -9,7 +9,8 @@ the code. Recipes whose unchanged report is in the file are skipped (unless --ag
 interrupted command resumes where it stopped. Then writes docs/pods.md (--page: only that). The
 slice is the smallest v5e slice with at most 16 images of the batch per chip, between 16 and 64
 chips (8, if 16 do not divide the batch), or the next one that the step fits; a batch of 32,768
-(CLIP) and a wider ResNet with a batch that they divide (SimCLR v2) get 256.
+(CLIP) and a wider ResNet with a batch that they divide (SimCLR v2) get 256, and `OWN` names those
+of recipes that are meant for others.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 ROWS, PAGE = ROOT / "docs" / "pods.json", ROOT / "docs" / "pods.md"
 SLICES = {8: "v5e:2x4", 16: "v5e:4x4", 32: "v5e:4x8", 64: "v5e:8x8", 256: "v5e:16x16"}
+OWN = {"dinov2:imagenet": "v5e:16x16", "dinov2:imagenet_giant": "v5p:4x4x8"}
 FIRST = (
     "simclr:imagenet",
     "dino:imagenet_vit_base",
@@ -38,9 +40,9 @@ FIRST = (
 )
 STEP = ("objective", "backbone", "optim", "mesh", "train")  # sections that affect the step
 GIB = 2**30
-# Of a v5e host per chip: 112 for 4 chips, 224 for 8 (docs.cloud.google.com/tpu/docs/v5e, "VM
-# types", read in November 2026).
-VCPUS = 28
+# Of a host per chip. v5e: 112 for 4 chips, 224 for 8 (docs.cloud.google.com/tpu/docs/v5e, "VM
+# types", read in November 2026); v5p: 208 for 4 (.../tpu/docs/v5p, read in December 2026).
+VCPUS = {"v5e": 28, "v5p": 52}
 CODE = 0.5 * GIB  # more than the code of any row that was compiled to the end
 
 
@@ -67,8 +69,7 @@ def work(names: Iterable[str], args: argparse.Namespace) -> None:
             continue
         config = load_config(name)
         text = f"{args.hlo}/{name.replace(':', '_')}.txt" if args.hlo else ""
-        sizes = list(SLICES.values())
-        for topology in sizes[sizes.index(slice_of(config)) :]:
+        for topology in slices(name, config):
             print(f"{name} on {topology}", flush=True)
             try:
                 report = compiled(config, topology, text, args.code)
@@ -107,12 +108,16 @@ def recipes() -> list[str]:
     return sorted(every, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
-def slice_of(config: dict[str, Any]) -> str:
+def slices(name: str, config: dict[str, Any]) -> list[str]:
+    """List the slices to try, the smallest first."""
+    if name in OWN:
+        return [OWN[name]]
     batch = config["train"]["batch_size"]
     if batch > 4096 or (config["backbone"].get("width", 1) > 1 and batch % 256 == 0):
-        return SLICES[256]
+        return [SLICES[256]]
     chips = min(max(batch // 16, 16), 64)
-    return SLICES[chips if batch % chips == 0 else 8]
+    least = chips if batch % chips == 0 else 8
+    return [topology for size, topology in SLICES.items() if size >= least]
 
 
 def backbone(config: dict[str, Any]) -> str:
@@ -171,11 +176,11 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
 
     config = load_config(name)
     batch = config["train"]["batch_size"]
-    first = [f"`{name}`", backbone(config), slice_of(config), f"{batch:,}"]
+    first = [f"`{name}`", backbone(config), slices(name, config)[0], f"{batch:,}"]
     if row is None or row["recipe"] != fingerprint(name):
         return [*first, *["not run"] * 10]
     report, chips = row["report"], math.prod(row["report"].get("mesh", {}).values())
-    memory = report.get("memory", {})
+    memory, vcpus = report.get("memory", {}), VCPUS[row["topology"].partition(":")[0]]
     seconds = f"{report['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in report else "?"
     if not memory.get("peak"):
         return [*first, *[""] * 7, seconds, "**no**: " + report["message"], row["compiled"]]
@@ -187,7 +192,7 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
         f"{report['bytes_per_image'] / 1e6:.0f}",
         f"{sum(link['bytes'] for link in report['links']) / 1e6:.1f}",
         f"{report['bound']['seconds'] * 1e3:.1f}",
-        f"{report['bound']['images_per_second'] / chips / VCPUS:.0f}",
+        f"{report['bound']['images_per_second'] / chips / vcpus:.0f}",
         seconds,
         "yes" if report["fits"] else "**no**",
         row["compiled"],
@@ -225,9 +230,9 @@ code is 0 if the step fits and 1 if it does not.
 The columns:
 
 - **GiB per chip** is the peak memory of the step: parameters, optimizer state, `extra`, batch,
-  temporary memory (activations and gradients) and the program. A v5e chip has 16 GiB. A "+" marks
-  a row without the program, whose compilation was stopped before its code was made; in the other
-  rows the code takes 0.03 to 0.23 GiB.
+  temporary memory (activations and gradients) and the program. A v5e chip has 16 GiB, a v5p 95. A
+  "+" marks a row without the program, whose compilation was stopped before its code was made; in
+  the other rows the code takes 0.03 to 0.23 GiB.
 - **FLOPs** are those of matrix products and convolutions in the compiled program, including
   recomputation and augmentation; loops are multiplied by their trip counts, and kernels count as
   they declare. An image is one example of the batch with all of its views.
@@ -236,11 +241,12 @@ The columns:
 - The **roofline bound** is the longest of the times for FLOPs, HBM and interconnect, each at its
   data-sheet peak. No schedule can beat it. It is not a prediction.
 - **Images per s and vCPU** is what a host's input pipeline must deliver to keep up with that bound,
-  divided over the 28 vCPUs that a v5e host has for each chip ([TPU
-  v5e](https://docs.cloud.google.com/tpu/docs/v5e)). One core of the machine in
+  divided over the vCPUs that a host has for each chip: 28 of [v5e](
+  https://docs.cloud.google.com/tpu/docs/v5e), 52 of [v5p](
+  https://docs.cloud.google.com/tpu/docs/v5p). One core of the machine in
   [performance](performance.md) decodes and crops 797 images of 500 x 375 pixels per second for two
   views; larger images and more crops take longer, and `ssl-jax prepare --size` makes them smaller.
-  No v5e host was measured.
+  No such host was measured.
 
 Nothing here was run on a TPU. `python benchmarks/pods.py` writes this page from
 [pods.json](pods.json) (its docstring says which slice is used); compile seconds are CPU time of all

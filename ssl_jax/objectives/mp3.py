@@ -14,8 +14,9 @@ from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Objective, Probe, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
+from ssl_jax.objectives.parts.pictures import ROWS, from_matches, hide
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -87,6 +88,23 @@ class MP3(Objective):
         visible = jnp.pad(visible, ((0, 0), (first, 0)), constant_values=True)
         patches = nets.backbone(images, visible=visible).patches
         return nets.place(patches)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        images, side = images[:ROWS], self.patch_grid[0]
+        visible = self.context(rng.per_example(key, jnp.arange(len(images))))
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        places = jax.nn.log_softmax(self.predict(nets, images, visible))
+        placed = from_matches(images, places.argmax(1), (side, side))
+        caption = (
+            "All patches attend to those in the second column, without knowing where any of them "
+            "lies. In the third, each place has the patch that the network puts there most surely: "
+            "the image, if all places are predicted rightly."
+        )
+        columns = ("image", "attended patches", "by predicted places")
+        rows = jnp.stack([images, hide(images, 1 - visible.astype(images.dtype)), placed], axis=1)
+        return {"Predicted places": Picture(rows, caption, columns)}
 
 
 make = MP3.make

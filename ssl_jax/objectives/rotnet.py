@@ -13,7 +13,7 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Networks
-from ssl_jax.objectives.parts.pictures import ROWS
+from ssl_jax.objectives.parts.pictures import ROWS, rotations
 from ssl_jax.objectives.parts.views import fold, unfold
 
 Array = jax.Array
@@ -65,14 +65,7 @@ class RotNet(Objective):
         turned = self.rotate(images[:ROWS])
         nets = self.networks.bind(params, extra["stats"], train=False)
         logits = nets.classifier(nets.backbone(fold(turned)).pooled)
-        prediction = unfold(logits.argmax(-1), self.angles).astype(jnp.int32)
-        truth = jnp.broadcast_to(jnp.arange(self.angles, dtype=jnp.int32), prediction.shape)
-        caption = (
-            "Each image is rotated by all angles; below it is the angle that the network predicts."
-        )
-        names = ("0°", "90°", "180°", "270°")[:: 4 // self.angles]
-        columns = tuple(f"rotated by {name}" for name in names)
-        return {"Predicted rotations": Picture(turned, caption, columns, prediction, truth, names)}
+        return {"Predicted rotations": rotations(turned, unfold(logits, self.angles))}
 
 
 make = RotNet.make

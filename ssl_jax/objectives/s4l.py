@@ -18,9 +18,10 @@ from ssl_jax.losses.triplet import batch_hard
 from ssl_jax.losses.vat import entropy, virtual_adversarial
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, Picture, View
 from ssl_jax.objectives.parts import average
 from ssl_jax.objectives.parts.networks import Bound, Networks
+from ssl_jax.objectives.parts.pictures import ROWS, rotations
 from ssl_jax.objectives.parts.views import fold, unfold, with_hsv_noise
 
 Array = jax.Array
@@ -200,6 +201,16 @@ class S4L(Objective):
         params, stats = average.evaluated(params, extra)
         classifier = Heads.of(self.classes, params["classes"])
         return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        if self.task != "rotation":
+            return {}
+        turned = geometric.rotations(images[:ROWS])
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        logits = nets.rotation(nets.backbone(fold(turned)).pooled)
+        return {"Predicted rotations": rotations(turned, unfold(logits, 4))}
 
 
 make = S4L.make

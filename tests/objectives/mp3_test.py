@@ -149,6 +149,22 @@ class PropertiesTest(parameterized.TestCase):
         params["place"] = jax.tree.map(jnp.zeros_like, params["place"])
         np.testing.assert_allclose(run(params), math.log(16), rtol=1e-6)
 
+    def test_patches_placed_rightly_are_the_image(self):
+        class Solved(MP3):
+            def predict(self, nets, images, visible):
+                return jnp.broadcast_to(9 * jnp.eye(16)[order], (len(images), 16, 16))
+
+        images = RNG.normal(size=(2, 16, 16, 3)).astype(np.float32)
+        for order in (np.arange(16), np.roll(np.arange(16), 4)):
+            made = Solved(mp3().backbone, SPEC, view=View(16, recipe="mae"), mask_ratio=0.5)
+            params, extra = made.init(jax.random.key(0))
+            (picture,) = made.pictures(params, extra, images, jax.random.key(1)).values()
+            image, attended, placed = np.moveaxis(np.asarray(picture.images), 1, 0)
+            np.testing.assert_array_equal(image, images)
+            self.assertEqual(np.mean(attended == 0), 0.5)
+            # A patch that belongs to the next row of patches is shown there.
+            np.testing.assert_array_equal(placed, np.roll(images, order[0], axis=1))
+
     def test_positions_are_refused(self):
         with self.assertRaisesRegex(UserError, "'learned' gives the answer away"):
             mp3(position="learned")

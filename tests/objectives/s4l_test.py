@@ -154,6 +154,17 @@ class PropertiesTest(parameterized.TestCase):
             np.testing.assert_allclose(some[name], few[name], rtol=1e-6)
         self.assertEqual(terms(features, [-1] * 4)["classes"], 0)
 
+    def test_rotations_are_shown(self):
+        images = RNG.normal(size=(3, 8, 8, 3)).astype(np.float32)
+        for task, titles in (("rotation", ["Predicted rotations"]), ("none", [])):
+            made = s4l(task=task, entropy=1.0)
+            params, extra = made.init(jax.random.key(0))
+            pictures = made.pictures(params, extra, images, jax.random.key(1))
+            self.assertEqual(list(pictures), titles)
+            for picture in pictures.values():
+                np.testing.assert_array_equal(picture.images[:, 1], np.rot90(images, 1, (1, 2)))
+                np.testing.assert_array_equal(picture.truth, np.tile(np.arange(4), (3, 1)))
+
     def test_the_average_is_evaluated(self):
         made = s4l(average=0.9)
         params, extra = made.init(jax.random.key(0))

@@ -52,8 +52,9 @@ class Detection(Protocol):
         held-out part of `train`, and without `train` nothing is measured.
       model: "faster_rcnn", "mask_rcnn" (needs outlines, as COCO has) or "retinanet", each with a
         feature pyramid, or "faster_rcnn_c4", whose head is the last stage.
-      norm: "batch" trains the batch norms, with one more after each layer of the pyramid (MoCo);
-        "frozen" fixes their statistics and scales.
+      norm: "batch" trains the batch norms, with one more after each layer of the pyramid (MoCo); a
+        step's images are on one device, so their statistics are those that a norm synchronised
+        over several has. "frozen" fixes their statistics and scales.
       sizes: shorter sides that training draws from; the last one is that of the test.
       longest: longest side of an image.
       steps, batch_size, lr, weight_decay: settings of the training by SGD.

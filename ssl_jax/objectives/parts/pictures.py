@@ -36,6 +36,21 @@ def prototypes(images: Array, scores: Array) -> Picture:
     return Picture(images[rows], caption)
 
 
+def rotations(turned: Array, logits: Array) -> Picture:
+    """Show images in every rotation (B, angles, H, W, C) with the predicted angle, given the logits
+    (B, angles, angles) of each.
+    """
+    angles = turned.shape[1]
+    prediction = logits.argmax(-1).astype(jnp.int32)
+    truth = jnp.broadcast_to(jnp.arange(angles, dtype=jnp.int32), prediction.shape)
+    caption = (
+        "Each image is rotated by all angles; below it is the angle that the network predicts."
+    )
+    names = ("0°", "90°", "180°", "270°")[:: 4 // angles]
+    columns = tuple(f"rotated by {name}" for name in names)
+    return Picture(turned, caption, columns, prediction, truth, names)
+
+
 def board(tiles: Array, rows: int) -> Array:
     """Join tiles (B, rows * columns, h, w, C), row by row, to (B, H, W, C), with lines between."""
     batch, count, height, width, channels = tiles.shape
