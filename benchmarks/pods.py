@@ -241,9 +241,9 @@ The columns:
 - The **roofline bound** is the longest of the times for FLOPs, HBM and interconnect, each at its
   data-sheet peak. No schedule can beat it. It is not a prediction.
 - **Images per s and vCPU** is what a host's input pipeline must deliver to keep up with that bound,
-  divided over the vCPUs that a host has for each chip: 28 of [v5e](
-  https://docs.cloud.google.com/tpu/docs/v5e), 52 of [v5p](
-  https://docs.cloud.google.com/tpu/docs/v5p). One core of the machine in
+  divided over the vCPUs that a host has for each chip: 28 of
+  [v5e](https://docs.cloud.google.com/tpu/docs/v5e), 52 of
+  [v5p](https://docs.cloud.google.com/tpu/docs/v5p). One core of the machine in
   [performance](performance.md) decodes and crops 797 images of 500 x 375 pixels per second for two
   views; larger images and more crops take longer, and `ssl-jax prepare --size` makes them smaller.
   No such host was measured.
