@@ -7,12 +7,15 @@ import tomllib
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import yaml
 from absl.testing import absltest
 
 from benchmarks import pods
 from docs import make_choice, make_methods
 from ssl_jax import cli, nets
+from ssl_jax.core.errors import UserError
+from ssl_jax.data import sources
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.run import catalog, configs
 from ssl_jax.run.configs import load_config
@@ -150,6 +153,31 @@ class DocsTest(absltest.TestCase):
         (folder / "net.py").write_text(own)
         net = nets.make_backbone(str(folder / "net.py"), 3, {"width": 16})
         self.assertEqual(output_shapes(net, (32, 32, 3)).map.shape, (8, 8, 32))
+
+    def test_the_source_of_the_data_page_is_a_source(self):
+        folder = Path(self.create_tempdir().full_path)
+        (folder / "idx.py").write_text(example("data.md"))
+        draw = np.random.default_rng(0)
+        written = {}
+        for part, count in (("train", 30), ("t10k", 20)):
+            images = draw.integers(0, 256, (count, 8, 8), np.uint8)
+            labels = np.arange(count, dtype=np.uint8) % 10
+            for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+                head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+                (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+            written[part] = images
+        spec = f"idx:{folder}/train-images-idx3-ubyte"
+        with mock.patch.object(sources, "__path__", [*sources.__path__, str(folder)]):
+            train, test = sources.open_source(spec), sources.held_out(spec)
+            for source, part in ((train, "train"), (test, "t10k")):
+                pixels = np.stack([source.read(i) for i in range(len(source))])
+                np.testing.assert_array_equal(pixels[..., 0], written[part])
+                np.testing.assert_array_equal(source.labels, np.arange(len(source)) % 10)
+            with self.assertRaisesRegex(UserError, "No such file"):
+                sources.open_source(f"idx:{folder}/absent-idx3-ubyte")
+            (folder / "cut").write_bytes(bytes([0, 0, 8, 3]) + np.ones(3, ">u4").tobytes())
+            with self.assertRaisesRegex(UserError, "the size that it states"):
+                sources.open_source(f"idx:{folder}/cut")
 
     def test_the_examples_of_the_python_page_run(self):
         folder = Path(self.create_tempdir().full_path)
