@@ -176,11 +176,13 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
 
     config = load_config(name)
     batch = config["train"]["batch_size"]
-    first = [f"`{name}`", backbone(config), slices(name, config)[0], f"{batch:,}"]
-    if row is None or row["recipe"] != fingerprint(name):
+    current = row is not None and row["recipe"] == fingerprint(name)
+    topology = row["topology"] if row and current else slices(name, config)[0]
+    first = [f"`{name}`", backbone(config), topology, f"{batch:,}"]
+    if row is None or not current:
         return [*first, *["not run"] * 10]
     report, chips = row["report"], math.prod(row["report"].get("mesh", {}).values())
-    memory, vcpus = report.get("memory", {}), VCPUS[row["topology"].partition(":")[0]]
+    memory, vcpus = report.get("memory", {}), VCPUS[topology.partition(":")[0]]
     seconds = f"{report['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in report else "?"
     if not memory.get("peak"):
         return [*first, *[""] * 7, seconds, "**no**: " + report["message"], row["compiled"]]

@@ -110,6 +110,10 @@ class DocsTest(absltest.TestCase):
         """`python benchmarks/pods.py --page` writes it."""
         self.assertEqual(pods.PAGE.read_text(), pods.page(pods.read()))
 
+    def test_a_row_of_pods_names_the_slice_that_was_compiled(self):
+        row = pods.read()["rotnet:imagenet"] | {"topology": "v5p:4x4x8"}
+        self.assertIn("v5p:4x4x8", pods.cells("rotnet:imagenet", row))
+
     def test_a_row_of_pods_holds_until_a_setting_changes(self):
         """It does not matter whether a config writes a default."""
         config = load_config("rotnet:imagenet")
