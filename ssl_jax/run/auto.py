@@ -14,6 +14,7 @@ from ssl_jax import nets
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.trust import load_file
 from ssl_jax.cost import flops
+from ssl_jax.data import sources
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source
 from ssl_jax.run import pretrained
@@ -44,6 +45,7 @@ def choose(
     Raises:
       UserError: too few images, or none that can be read; no such weights.
     """
+    data = sources.absolute(data)  # messages name it as the run does
     source = open_source(data)
     devices = jax.devices()
     cpu = devices[0].platform == "cpu"

@@ -113,6 +113,17 @@ class AutoTest(parameterized.TestCase):
         self.assertIn(f"written to {workdir}/: config.json, metrics.jsonl, summary.json", out)
         self.assertNotIn("time: ", out)
 
+    def test_what_is_left_out_is_said_once(self):
+        pictures(self.folder / "p" / "train" / "a", 20, 33, 47)
+        pictures(self.folder / "p" / "val" / "a", 5, 33, 47)
+        with contextlib.chdir(self.folder), self.assertLogs(level="WARNING") as logs:
+            code, _, err = self.run_cli(
+                "train", "--data=./p", "--workdir=W", "--config.train.batch_size=64"
+            )
+        self.assertEqual(code, 2)
+        self.assertIn("64 is more than the 20 examples", err)
+        self.assertLen([line for line in logs.output if "left out" in line], 1, logs.output)
+
     def test_nothing_is_measured_where_nothing_is_evaluated(self):
         for evals, due in (
             ({}, [0, 4]),
