@@ -32,7 +32,7 @@ def digits() -> ConfigDict:
         "decoder_depth": 1,
     }
     optim = {"name": "adamw", "lr": 2e-3, "b2": 0.99, "weight_decay": 1e-4}
-    config = common.digits(objective, optim, steps=400, batch_size=128)
+    config = common.digits(objective, optim, steps=600, batch_size=128)
     config.backbone = common.TINY_VIT | {"depth": 2, "pool": "avg"}
     return config
 

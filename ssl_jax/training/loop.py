@@ -3,7 +3,8 @@ order never changes.
 
 A refresh comes after the save, so that a run that resumes there makes it again from the same state.
 The loop never waits for the device in order to log: the metrics of a step are read once the next
-one has been dispatched.
+one has been dispatched. Where steps take over a second it does wait, so that an interrupt has one
+step to finish, not two.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from ssl_jax.core.ranges import Count, NonNegative, Positive, Seed, Whole
 from ssl_jax.core.stop import Interrupted
 from ssl_jax.training.state import TrainState
 
+LONG = 1.0  # seconds of a step beside which the pause for dispatching the next one is nothing
 Evaluation = Callable[[TrainState, int], Mapping[str, float]]
 
 
@@ -174,6 +176,7 @@ def run(
     clock = _Clock(batch_size, start)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
     shapes: Any = None
+    long = False  # whether the last step took over `LONG`
 
     def read_pending(check: bool = False) -> None:
         """Log the last step's metrics if due; with `check`, check its finite flag in any case."""
@@ -246,6 +249,7 @@ def run(
             hooks.at("step", step)
             shapes = shapes or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
             first = hooks.interruptible(None, step, True) if step == start else _NOTHING
+            began = time.monotonic()
             try:
                 with jax.profiler.StepTraceAnnotation("train", step_num=step), first:
                     state, metrics = train_step(state, batch)
@@ -255,6 +259,9 @@ def run(
                 clock = _Clock(batch_size, step)  # the first call compiles
             read_pending()
             pending = (step + 1, metrics)
+            if long:
+                jax.block_until_ready(metrics["bad_step"])
+            long = time.monotonic() - began > LONG
         read_pending()
     return state, step
 

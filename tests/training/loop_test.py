@@ -1,6 +1,7 @@
 """The loop's order, its resume, and its stop at a loss that is not finite."""
 
 import io
+from unittest import mock
 
 import jax
 import numpy as np
@@ -84,6 +85,47 @@ class LoopTest(parameterized.TestCase):
                 "batch 2", "step 2", "log 3 perf/data_wait",
             ],
         )  # fmt: skip
+
+    @parameterized.parameters(
+        (0.0, "step 1, step 2, done 1, done 2, step 3, done 3, step 4, done 4"),
+        (9.0, "step 1, step 2, done 1, step 3, done 2, step 4, done 3"),
+    )
+    def test_no_step_runs_ahead_of_a_long_one(self, long, expected):
+        events = []
+
+        class Flag:
+            def __init__(self, step):
+                self.step = step
+
+            def __array__(self, dtype=None, copy=None):
+                return np.array(-1)
+
+            def block_until_ready(self):
+                events.append(f"done {self.step}")
+                return self
+
+        def step(state, batch):
+            events.append(f"step {state + 1}")
+            return state + 1, {"bad_step": Flag(state + 1), "skipped": 0}
+
+        with mock.patch.object(loop, "LONG", long), jax.transfer_guard("allow"):
+            loop.run(
+                0,
+                step,
+                iter([{"index": np.zeros(4)}] * 4),
+                loop.Hooks(
+                    evaluate=lambda state, at: {},
+                    evaluate_at=lambda at: False,
+                    save=lambda state, at, evaluated: None,
+                    save_at=lambda at: False,
+                    log=lambda at, values: None,
+                ),
+                start=0,
+                stop=4,
+                batch_size=4,
+                log_every=100,
+            )
+        self.assertEqual(", ".join(dict.fromkeys(events)), expected)
 
     def test_a_resumed_run_does_not_repeat_what_came_before_its_save(self):
         self.assertEqual(
