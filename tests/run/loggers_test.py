@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import struct
 from pathlib import Path
 from unittest import mock
@@ -190,6 +191,12 @@ class LoggersTest(parameterized.TestCase):
         self.assertFalse((self.folder / loggers.MEMORY).exists())
         tags = {value.tag for e in events(self.folder / "events") for value in e.summary.value}
         self.assertEqual(tags, {"loss", "config/text_summary"})
+
+    def test_tensorboard_gets_what_is_no_score_without_a_word(self):
+        with self.assertNoLogs(level="WARNING"):
+            self.process(["tensorboard"], -1, [(1, "eval/knn_top1")], factor=math.nan)
+        (value,) = shown(self.folder / "events")["eval/knn_top1", 1]
+        self.assertTrue(math.isnan(value))
 
     def test_events_that_cannot_be_written(self):
         (self.folder / "events").touch()

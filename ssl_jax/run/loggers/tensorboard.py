@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import scalar, text
+from tensorboardX.summary import text
 
 from ssl_jax.evals.records import Record
 from ssl_jax.run.logger import LoggedRun, Logger, Outcome
@@ -42,8 +42,8 @@ class TensorBoard(Logger):
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._step = step
-        for name, value in values.items():
-            self._add(step, scalar(name, value))
+        for name, value in values.items():  # tensorboardX's `scalar` prints a line for each NaN
+            self._add(step, Summary(value=[Summary.Value(tag=name, simple_value=value)]))
         if time.monotonic() - self._flushed > FLUSH:  # it is an fsync
             self._flushed = time.monotonic()
             assert self._file is not None
