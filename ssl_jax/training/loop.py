@@ -176,7 +176,7 @@ def run(
     clock = _Clock(batch_size, start)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
     shapes: Any = None
-    long = False  # whether the last step took over `LONG`
+    long = True  # whether the last step took over `LONG`; it may, as long as there was none
 
     def read_pending(check: bool = False) -> None:
         """Log the last step's metrics if due; with `check`, check its finite flag in any case."""

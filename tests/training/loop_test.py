@@ -87,8 +87,8 @@ class LoopTest(parameterized.TestCase):
         )  # fmt: skip
 
     @parameterized.parameters(
-        (0.0, "step 1, step 2, done 1, done 2, step 3, done 3, step 4, done 4"),
-        (9.0, "step 1, step 2, done 1, step 3, done 2, step 4, done 3"),
+        (0.0, "step 1, done 1, step 2, done 2, step 3, done 3, step 4, done 4"),
+        (9.0, "step 1, done 1, step 2, step 3, done 2, step 4, done 3"),
     )
     def test_no_step_runs_ahead_of_a_long_one(self, long, expected):
         events = []
