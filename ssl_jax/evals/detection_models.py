@@ -112,7 +112,9 @@ def _c4(
         raise ValueError(f"faster_rcnn_c4 needs a ResNet of four stages, this has {len(stages)}")
     widths, strides = _shapes(resnet, stages)
     extra = [nn.BatchNorm2d(widths[3])] if norm == "batch" else []
-    head = nn.Sequential(resnet.layer4, *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = nn.Sequential(
+        resnet.get_submodule("layer4"), *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     body: Any = IntermediateLayerGetter(resnet, {"layer3": "0"})
     body.out_channels = widths[2]
     sizes = (tuple(strides[2] * 2**i for i in range(1, 6)),)
