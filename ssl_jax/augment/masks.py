@@ -132,26 +132,28 @@ def add_block(
       min_patches, aspect: see `block_mask`.
     """
     height, width = mask.shape
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     low, high = (math.log(limit) for limit in aspect)
+    area, log, down, across = draws.T
+    area = min_patches + (cap - min_patches) * area
+    ratio = jnp.exp(low + (high - low) * log)
+    h = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)  # half to even, as in Python
+    w = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
+    top = jnp.floor(down * (height - h + 1)).astype(jnp.int32)
+    left = jnp.floor(across * (width - w + 1)).astype(jnp.int32)
+    rows = _within(top, top + h, height)
+    columns = _within(left, left + w, width)
+    # The tries are independent and the first that fits is used, so count the new patches of all at
+    # once; of the blocks themselves only that one is made.
+    added = ((rows.astype(jnp.float32) @ ~mask) * columns).sum(1)
+    fits = (h < height) & (w < width) & (added > 0) & (added <= cap)
+    first = jnp.argmax(fits)
+    return mask | (rows[first, :, None] & columns[first] & fits.any())
 
-    def propose(draws: Array) -> tuple[Array, Array]:
-        """Make a rectangle (H, W) bool; also return true if it is small enough for the grid."""
-        area, log, down, across = draws
-        area = min_patches + (cap - min_patches) * area
-        ratio = jnp.exp(low + (high - low) * log)
-        h = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)  # half to even, as in Python
-        w = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
-        top = jnp.floor(down * (height - h + 1)).astype(jnp.int32)
-        left = jnp.floor(across * (width - w + 1)).astype(jnp.int32)
-        block = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
-        return block, (h < height) & (w < width)
 
-    # The tries are independent and the first that fits is used, so compute all at once.
-    blocks, small = jax.vmap(propose)(draws)
-    added = (blocks & ~mask).sum((1, 2))
-    fits = small & (added > 0) & (added <= cap)
-    return mask | (blocks[jnp.argmax(fits)] & fits.any())
+def _within(start: Array, stop: Array, length: int) -> Array:
+    """Return masks (n, length) bool of the positions from `start` (n,) to before `stop`."""
+    at = jnp.arange(length)
+    return (at >= start[:, None]) & (at < stop[:, None])
 
 
 def ibot_mask(
