@@ -1,4 +1,4 @@
-"""What the generators of masks draw, over 10,000 draws each: against the closed form of their
+"""Distributions of the generators of masks over 10,000 draws each: against the closed form of their
 design where there is one, against the published loop, and against statistics of the authors' code.
 
 Tolerances are five standard errors of the compared mean.
@@ -188,7 +188,7 @@ class BlockTest(parameterized.TestCase):
 
 
 class SharesTest(parameterized.TestCase):
-    """How much of a crop iBOT and DINOv2 hide."""
+    """Shares of a crop that iBOT and DINOv2 hide."""
 
     @parameterized.parameters(True, False)
     def test_ibot(self, in_blocks):
