@@ -29,6 +29,8 @@ from ssl_jax.run import flags as command_line
 from ssl_jax.run import study_page
 from ssl_jax.run.study import Planned, finished, last_numbers, read
 
+STOPPED = (INTERRUPTED, PREEMPTED)  # exit codes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(TableFlags, command_line.ConfigFlags):
@@ -59,10 +61,13 @@ def main(argv: list[str]) -> int:
         elif done.get(run.name) == list(run.evaluate):
             continue
         for words in run.evaluations(folder) if code == 0 else ():
-            code = code or cli.run(["evaluate", *words])
+            last = cli.run(["evaluate", *words])
+            code = last if last in STOPPED else code or last  # data of one may be missing
+            if code in STOPPED:
+                break
         seconds = time.process_time() - started
         study_page.note(folder, run.name, seconds, run.evaluate if code == 0 else None)
-        if code in (INTERRUPTED, PREEMPTED):
+        if code in STOPPED:
             return code
         failed += [run.name] if code else []
     rows = ordered(table(runs, folder, flags.metrics), flags.sort)

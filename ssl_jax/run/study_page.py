@@ -38,8 +38,8 @@ def read_page(spec: str) -> report.StudyPage:
 
 def points(runs: Sequence[Planned], folder: Path) -> list[Point]:
     """Return the measurements of all runs: the last numbers of each finished run, and one point
-    per record of `ssl-jax evaluate` on its last checkpoint, whose settings are labels too. An
-    unfinished run has one point without numbers.
+    per record of `ssl-jax evaluate` on its last checkpoint, whose data and settings are labels too.
+    An unfinished run has one point without numbers.
     """
     out = []
     for run in runs:
@@ -54,8 +54,8 @@ def points(runs: Sequence[Planned], folder: Path) -> list[Point]:
             numbers = record["results"] | dict.fromkeys(record.get("not_finite", ()), math.nan)
             for kind, baseline in record.get("baselines", {}).items():
                 numbers |= {f"{kind}/{name}": value for name, value in baseline.items()}
-            protocol = {"protocol": record["protocol"]}
-            out.append(Point(record["settings"] | protocol | dict(run.labels), numbers))
+            data, protocol = {"data": record["data"]}, {"protocol": record["protocol"]}
+            out.append(Point(data | record["settings"] | protocol | dict(run.labels), numbers))
     return out
 
 

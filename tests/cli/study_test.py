@@ -19,8 +19,13 @@ from ssl_jax.cli import study as command
 from ssl_jax.cli import train
 from ssl_jax.cli.study import fits
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.watch import INTERRUPTED
+from ssl_jax.evals import protocols
+from ssl_jax.run import flags as command_line
 from ssl_jax.run import study, study_page
+from ssl_jax.run.commands import evaluate
 from ssl_jax.run.configs import configured
+from ssl_jax.run.suites import settings
 from ssl_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -171,10 +176,26 @@ class StudyTest(parameterized.TestCase):
                 command.main(self.argv)
         own = f"--workdir={self.folder / 'S' / 'a'}"
         other = f"--sweep=other={self.folder / 'S' / 'b'}"
-        first = ["evaluate", own, "--eval=knn", "--sweep=k=5"]
-        self.assertEqual(calls[0], first)
-        self.assertEqual(calls[2:4], [first, ["evaluate", own, "--eval=similarity", other]])
-        self.assertLen(calls, 2 + 4)
+        each = [
+            ["evaluate", own, "--eval=knn", "--sweep=k=5"],
+            ["evaluate", own, "--eval=similarity", other],
+        ]
+        self.assertEqual(calls[:2], each)  # the second is made although the first failed
+        self.assertEqual(calls[4:6], each)
+        self.assertLen(calls, 4 + 4)
+
+    def test_a_measurement_that_is_interrupted_is_the_last(self):
+        self.file.write_text(
+            "def get_config(name=''):\n"
+            "    more = ('--eval=knn', '--eval=similarity')\n"
+            "    return {n: {'config': 'simclr:digits', 'evaluate': more} for n in ('a', 'b')}\n"
+        )
+        with (
+            mock.patch.object(command, "finished", return_value=True),
+            mock.patch.object(cli, "run", return_value=INTERRUPTED) as run,
+        ):
+            self.assertEqual(command.main(self.argv), INTERRUPTED)
+        self.assertEqual(run.call_count, 1)
 
     def test_the_page_of_what_the_folder_holds(self):
         """One run is finished, one is not."""
@@ -189,16 +210,18 @@ class StudyTest(parameterized.TestCase):
             "    text = dict(title='Sizes', question='?', setup='', limits=('few',))\n"
             "    return StudyPage(**text, sections=(\n"
             "        MeanTable(title='Runs', rows=('size',), metrics=own),\n"
-            "        MeanTable(title='Records', rows=('size', 'k'), metrics=own, where=knn)))\n"
+            "        MeanTable(title='Records', rows=('size', 'k'), metrics=own,\n"
+            "            where=knn | {'data': 'digits'})))\n"
         )
         run = self.folder / "S" / "1"
         (run / "eval").mkdir(parents=True)
         (run / "metrics.jsonl").write_text('{"step": 9, "eval/knn_top1": 0.5}\n')
         record = {"workdir": "1", "method": "m", "seed": 0, "step": 9, "protocol": "knn"}
-        record |= {"settings": {"k": 5}, "results": {"eval/knn_top1": 0.75}}
+        record |= {"data": "digits", "settings": {"k": 5}, "results": {"eval/knn_top1": 0.75}}
         broken = record | {"settings": {"k": 6}, "results": {}, "not_finite": ["eval/knn_top1"]}
         earlier = record | {"settings": {"k": 7}, "step": 8}
-        lines = [json.dumps(r) for r in (record, broken, earlier)]
+        elsewhere = record | {"settings": {"k": 8}, "data": "photos"}
+        lines = [json.dumps(r) for r in (record, broken, earlier, elsewhere)]
         (run / "eval" / "results.jsonl").write_text("\n".join(lines) + "\n")
         page = self.folder / "sizes.md"
         with (
@@ -219,6 +242,7 @@ class StudyTest(parameterized.TestCase):
         ):
             self.assertIn(part, text)
         self.assertNotIn("| 1 | 7 |", text)  # of an earlier checkpoint
+        self.assertNotIn("| 1 | 8 |", text)  # of other data
 
     def test_a_study_without_a_page(self):
         with (
@@ -236,6 +260,11 @@ class StudyTest(parameterized.TestCase):
         self.assertIn("not run", path.read_text())
         for run in {run.config: run for run in runs}.values():
             configured(run.config, list(run.changes.items()))
+        for words in {tuple(w) for run in runs for w in run.evaluations(self.folder)}:
+            flags = command_line.parse(list(words), evaluate.__doc__, evaluate.Flags)
+            for protocol in flags.eval:
+                base = protocols.known()[protocols.check(protocol)]()
+                settings(base, protocol, evaluate.grid(flags.sweep))
 
     @parameterized.parameters(
         ("{'a': {'config': 'x', 'labels': 1}}", "a: labels: expected a dict, got 1"),
