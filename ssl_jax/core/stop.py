@@ -1,8 +1,8 @@
 """Requests to end a run: SIGTERM, maintenance notices and Ctrl-C, for all of its processes.
 
 After a request the run finishes the current step, saves, and ends with an exit code that gives the
-reason. Work that can be interrupted without loss (reading, compiling, measuring) is interrupted at
-once: `Stop.region`.
+reason. Work that can be interrupted without loss (reading, compiling, measuring, a step that takes
+long and whose start is kept) is interrupted: `Stop.region`.
 """
 
 import contextlib
@@ -56,10 +56,12 @@ class Region:
     Attributes:
       text: message for the terminal.
       leave: called before the process ends, if the main thread does not react.
+      patient: whether the main thread may finish the work, if it does within `GRACE`.
     """
 
     text: str
     leave: Callable[[], None]
+    patient: bool
 
 
 class Stop:
@@ -106,7 +108,9 @@ class Stop:
             raise Interrupted
 
     @contextlib.contextmanager
-    def region(self, text: str, leave: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def region(
+        self, text: str, leave: Callable[[], None] = lambda: None, patient: bool = False
+    ) -> Iterator[None]:
         """Mark work that a request ends at once: `Interrupted` is raised in the main thread.
 
         A compiler does not react to that. So if the region continues for `GRACE` seconds, another
@@ -116,13 +120,15 @@ class Stop:
         Args:
           text: message for the terminal: what happens to the run.
           leave: saves everything that must be saved; called in another thread.
+          patient: `Interrupted` is raised at the start only: work that ends within `GRACE` is not
+            lost.
         """
         if self._several or not self._before:
             yield
             return
         try:
             try:
-                self._region = Region(text, leave)
+                self._region = Region(text, leave, patient)
                 self.check()
                 yield
             finally:
@@ -169,7 +175,7 @@ class Stop:
         again, self.code = self.code != 0, _code(number)
         if again and self._guest:
             raise Interrupted
-        if self._region is not None and self._cut is None:
+        if self._region is not None and not self._region.patient and self._cut is None:
             self._cut = self._region  # later work, such as a save, is not interrupted
             raise Interrupted
 

@@ -11,7 +11,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from ssl_jax.run import pretrained
 from ssl_jax.run.acting import make_act
 from ssl_jax.run.auto import estimate
 from ssl_jax.run.console import evaluation_line
+from ssl_jax.run.ending import UNTOUCHED, Ending
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.logger import LoggedRun
 from ssl_jax.run.loggers import Loggers, Target
@@ -47,8 +47,6 @@ from ssl_jax.training.step import Step, compiled_ahead, make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
 RETRIES, PAUSE = 3, 2.0  # of a failed last save; seconds before each
-UNTOUCHED = "nothing was trained yet, so nothing is saved"
-SAVED = "nothing was trained since the newest checkpoint, so nothing is saved"
 ERRORS = "errors.log"  # in the run's folder: tracebacks of errors that did not end the run
 
 
@@ -311,10 +309,12 @@ class Training:
 
     def _hooks(self, attempt: Attempt) -> loop.Hooks:
         refresh_steps = self._objective.refresh_steps()
+        save = functools.partial(self._save, attempt)
+        ending = Ending(self._stop, self._mesh, save, self._checkpoints.finish, self._console)
         return loop.Hooks(
             evaluate=functools.partial(self._evaluate, attempt),
             evaluate_at=self._evaluate_at,
-            save=functools.partial(self._save, attempt),
+            save=save,
             save_at=self._save_at,
             log=functools.partial(self._log, attempt),
             collect=functools.partial(self._collect, attempt) if self._act else None,
@@ -322,7 +322,8 @@ class Training:
             refresh_at=lambda step: step in refresh_steps,
             at=self._at,
             end_at=self._stop.due,
-            interruptible=functools.partial(self._interruptible, attempt),
+            interruptible=ending.interruptible,
+            long_step=ending.long_step,
         )
 
     def _collect(self, attempt: Attempt, current: TrainState, step: int) -> None:
@@ -369,23 +370,6 @@ class Training:
         for batch in self._experiment.examples():
             self._stop.check()
             yield batch
-
-    def _interruptible(
-        self, attempt: Attempt, current: TrainState | None, step: int, evaluated: bool
-    ) -> AbstractContextManager:
-        if current is None:
-            return self._stop.region(UNTOUCHED if step == 0 else SAVED)
-        return self._stop.region(
-            f"the state of step {step} is saved first",
-            functools.partial(self._leave, attempt, current, step, evaluated),
-        )
-
-    def _leave(self, attempt: Attempt, current: TrainState, step: int, evaluated: bool) -> None:
-        """Save and finish; called from another thread while this one is blocked."""
-        with jax.set_mesh(self._mesh):
-            self._save(attempt, current, step, evaluated)
-        self._checkpoints.finish()
-        self._console.print(f"saved at step {step}; run the same command to resume")
 
     def _save_at(self, step: int) -> bool:
         every = self._experiment.checkpoint.every

@@ -4,7 +4,7 @@ order never changes.
 A refresh comes after the save, so that a run that resumes there makes it again from the same state.
 The loop never waits for the device in order to log: the metrics of a step are read once the next
 one has been dispatched. Where steps take over a second it does wait, so that an interrupt has one
-step to finish, not two.
+step to finish, not two; `Hooks.long_step` may end a run within one.
 """
 
 import contextlib
@@ -131,6 +131,9 @@ class Hooks:
       interruptible: (state to save first or None if it is saved, step, whether the evaluation due
         there was made) -> a context in which a request to end raises `Interrupted`: around an
         evaluation, the wait for data, and the first step, which compiles.
+      long_step: (state before the step, which the step may overwrite, step) -> a context around a
+        step that follows one of over `LONG` seconds, in which a request to end raises `Interrupted`
+        at the start only; a run that collects has none.
     """
 
     evaluate: Evaluation
@@ -145,6 +148,9 @@ class Hooks:
     end_at: Callable[[int], bool] = lambda step: False
     interruptible: Callable[[TrainState | None, int, bool], AbstractContextManager] = (
         lambda state, step, evaluated: contextlib.nullcontext()
+    )
+    long_step: Callable[[TrainState, int], AbstractContextManager] = lambda state, step: (
+        contextlib.nullcontext()
     )
 
 
@@ -229,7 +235,7 @@ def run(
                 break
             wait = hooks.interruptible(unsaved, step, True)
             try:
-                if hooks.refresh_at(step):
+                if refreshed := hooks.refresh_at(step):
                     hooks.at("refresh", step)
                     with clock.paused(), jax.transfer_guard("allow"):
                         state = hooks.refresh(state)
@@ -248,19 +254,27 @@ def run(
                 break
             hooks.at("step", step)
             shapes = shapes or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-            first = hooks.interruptible(None, step, True) if step == start else _NOTHING
+            if long:
+                read_pending(check=True)  # it is done, and the step that follows may be left
+            around: AbstractContextManager = _NOTHING
+            if step == start:
+                around = hooks.interruptible(None, step, True)
+            elif long and not refreshed and hooks.collect is None:  # or it would collect again
+                around = hooks.long_step(state, step)
             began = time.monotonic()
             try:
-                with jax.profiler.StepTraceAnnotation("train", step_num=step), first:
+                with jax.profiler.StepTraceAnnotation("train", step_num=step), around:
                     state, metrics = train_step(state, batch)
-            except Interrupted:
+                    if step == start:
+                        clock = _Clock(batch_size, step)  # the first call compiles
+                    read_pending()
+                    if long:
+                        jax.block_until_ready(metrics["bad_step"])
+            except Interrupted:  # in the first step, or before a long one
+                if step > start:
+                    save(True)
                 break
-            if step == start:
-                clock = _Clock(batch_size, step)  # the first call compiles
-            read_pending()
             pending = (step + 1, metrics)
-            if long:
-                jax.block_until_ready(metrics["bad_step"])
             long = time.monotonic() - began > LONG
         read_pending()
     return state, step

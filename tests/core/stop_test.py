@@ -82,6 +82,32 @@ class StopTest(absltest.TestCase):
         self.assertEqual(done.stdout, "saved\n")
         self.assertIn("asked to end; saved first", done.stderr)
 
+    def test_patient_work_that_ends_in_time_is_finished(self):
+        left = []
+        with contextlib.redirect_stderr(io.StringIO()), Stop() as stop:
+            with stop.region("or later", lambda: left.append(True), patient=True):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                finished = True
+            with self.assertRaises(Interrupted), stop.region("or later", patient=True):
+                finished = False
+        self.assertEqual((finished, left), (True, []))
+
+    def test_patient_work_that_does_not_is_left(self):
+        script = (
+            "import os, signal, time\n"
+            "from ssl_jax.core import stop\n"
+            "stop.GRACE = 0.2\n"
+            "leave = lambda: print('saved', flush=True)\n"
+            "with stop.Stop() as ending, ending.region('or later', leave, patient=True):\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    time.sleep(100)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=90
+        )
+        self.assertEqual((done.returncode, done.stdout), (PREEMPTED, "saved\n"), done.stderr)
+
     def test_a_command_that_loses_nothing_ends_at_once(self):
         with (
             contextlib.redirect_stderr(io.StringIO()),

@@ -13,6 +13,15 @@ from tests.faults.runs import HANGS, TINY, Run, ended, two
 
 FLAGS = (*TINY, "--config.train.steps=300", "--config.checkpoint.every=100")
 
+# Until there is a file `fast`, every step takes over a second.
+SLOW = """
+def hang(step):
+    if not pathlib.Path(__file__).with_name("fast").exists():
+        time.sleep(1.1)
+        hang_at_five(step)
+
+def hang_at_five(step):"""
+
 
 @pytest.mark.full
 class SignalsTest(absltest.TestCase):
@@ -77,6 +86,23 @@ class SignalsTest(absltest.TestCase):
         out, _ = process.communicate(timeout=30)
         self.assertEqual(process.returncode, 130)
         self.assertNotIn("saved", out)
+
+    def test_a_step_that_takes_long_is_left_and_nothing_is_lost(self):
+        method = self.folder / "slow.py"
+        method.write_text(HANGS.replace("def hang(step):", SLOW))
+        flags = (f"--config.objective.name={method}", "--config.train.steps=8")
+        run, whole = (self.run_of(name, *flags) for name in ("run", "whole"))
+        process = run.start()
+        run.wait(process, (self.folder / "hanging").exists)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, out + err)
+        self.assertIn("finishing and saving the current step, or in 2 s the one before it", err)
+        self.assertIn("saved at step 5; run the same command to resume", out)
+        (self.folder / "fast").touch()
+        self.assertIn("resuming from the checkpoint of step 5", run.end())
+        whole.end()
+        self.assertEqual(run.differences(whole), [])
 
     def test_a_launcher_that_is_told_to_end_passes_it_on(self):
         run = self.run_of("run", "--restarts=2", "--config.evals.every=-1")
