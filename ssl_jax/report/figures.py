@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from ssl_jax.report.curves import Axis, number
 from ssl_jax.report.markup import Markup, tag
 
-WIDTH, HEIGHT, KEY = 460, 280, 130  # of a figure; the key is at its right
+WIDTH, HEIGHT = 460, 280  # of a figure; the key is at its right
+KEY, CHARACTER = 130, 7.2  # least width of the key, and that of a character in it
 LEFT, TOP, BOTTOM = 56, 14, 42
 CELL, MARGIN = 44, 56  # of a heat map
 INK, SOFT, GRID = "#1b1f24", "#57606a", "#e4e7ea"
@@ -35,7 +36,7 @@ def lines(curves: Mapping[str, Points], x_title: str, y_title: str, *, log: bool
         places = [(x.place(at), y.place(statistics.mean(group))) for at, group in groups.items()]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
         parts.append(tag("polyline", points=path, fill="none", stroke=colour, stroke_width=2))
-    return _figure(parts, _key(curves), WIDTH + KEY, HEIGHT, f"{y_title} by {x_title}")
+    return _figure(parts, _key(curves), _width(curves), HEIGHT, f"{y_title} by {x_title}")
 
 
 def scatter(curves: Mapping[str, Points], x_title: str, y_title: str) -> Markup:
@@ -44,7 +45,7 @@ def scatter(curves: Mapping[str, Points], x_title: str, y_title: str) -> Markup:
     parts = _frame(x, y, x_title, y_title)
     for colour, points in zip(_colours(curves), curves.values(), strict=True):
         parts += _dots(points, x, y, colour, radius=4.0)
-    return _figure(parts, _key(curves), WIDTH + KEY, HEIGHT, f"{y_title} by {x_title}")
+    return _figure(parts, _key(curves), _width(curves), HEIGHT, f"{y_title} by {x_title}")
 
 
 def heat(cells: Mapping[tuple[int, int], float], row_title: str, column_title: str) -> Markup:
@@ -116,6 +117,11 @@ def _dots(points: Points, x: Axis, y: Axis, colour: str, radius: float = 2.5) ->
 
 def _colours(curves: Mapping[str, Points]) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(curves))]
+
+
+def _width(curves: Mapping[str, Points]) -> float:
+    """Return the width of a figure with its key."""
+    return WIDTH + max(KEY, 20 + CHARACTER * max(map(len, curves), default=0))
 
 
 def _key(curves: Mapping[str, Points]) -> list[Markup]:

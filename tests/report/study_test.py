@@ -276,6 +276,15 @@ class FiguresTest(parameterized.TestCase):
         self.assertIn("<a & b>", texts)
         self.assertIn("x (logarithmic)", texts)
 
+    def test_a_long_name_in_the_key_has_its_room(self):
+        """DejaVu Sans, the widest common one, has .65 of the size per letter on average."""
+        name = "width 16, permutations 24"
+        for draw in (figures.lines, figures.scatter):
+            root = ElementTree.fromstring(draw({name: [(1, 0.5)], "a": [(1, 0.2)]}, "x", "y"))
+            (text,) = [node for node in root.iter() if node.text == name]
+            end = float(text.get("x")) + 0.65 * float(root.get("font-size")) * len(name)
+            self.assertLessEqual(end, float(root.get("width")) + 1)
+
     def test_equal_values_have_an_axis(self):
         for points in ([(1, 0.5)], [(1, 0.0), (1, 0.0)]):
             ElementTree.fromstring(figures.scatter({"": points}, "x", "y"))
