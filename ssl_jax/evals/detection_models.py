@@ -57,7 +57,9 @@ def exported(
     return model
 
 
-def build(resnet: nn.Module, kind: str, norm: str, classes: int, **transform: Any) -> nn.Module:
+def build(
+    resnet: nn.Module, kind: str, norm: str, classes: int, rois: int, **transform: Any
+) -> nn.Module:
     """Build a detector.
 
     Args:
@@ -66,6 +68,7 @@ def build(resnet: nn.Module, kind: str, norm: str, classes: int, **transform: An
       norm: "frozen" fixes the statistics and the affine map of every batch norm; "batch" trains
         them, and also normalises the pyramid or, in C4, the output of the head (as MoCo).
       classes: with the background, which is 0.
+      rois: candidate regions per image that the head learns from.
       transform: torchvision's `min_size`, `max_size`, `image_mean`, `image_std`.
 
     Anchors grow with the strides of the maps: with a 7x7 stem they are the usual 32 to 512 pixels.
@@ -75,6 +78,8 @@ def build(resnet: nn.Module, kind: str, norm: str, classes: int, **transform: An
     """
     if norm == "frozen":
         freeze(resnet)
+    if kind != "retinanet":
+        transform["box_batch_size_per_image"] = rois
     stages = [f"layer{i}" for i in range(1, 5)]
     stages = [name for name in stages if not isinstance(getattr(resnet, name), nn.Identity)]
     if kind == "faster_rcnn_c4":

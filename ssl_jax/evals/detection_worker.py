@@ -50,6 +50,7 @@ def work(folder: Path) -> dict[str, float]:
         settings["model"],
         settings["norm"],
         1 + len(train["categories"]),
+        settings["rois"],
         min_size=tuple(settings["sizes"]),
         max_size=settings["longest"],
         image_mean=request["mean"],

@@ -57,6 +57,8 @@ class Detection(Protocol):
         over several has. "frozen" fixes their statistics and scales.
       sizes: shorter sides that training draws from; the last one is that of the test.
       longest: longest side of an image.
+      rois: candidate regions per image that the head of an R-CNN learns from; it takes most of the
+        time where images are small.
       steps, batch_size, lr, weight_decay: settings of the training by SGD.
       warmup: steps in which the rate rises on a line.
       drops: shares of the steps after which the rate is divided by 10.
@@ -86,6 +88,7 @@ class Detection(Protocol):
     norm: Literal["batch", "frozen"] = "batch"
     sizes: tuple[Count, ...] = (640, 672, 704, 736, 768, 800)
     longest: Count = 1333
+    rois: Count = 512
     steps: Count = 90_000
     batch_size: Count = 16
     lr: Positive = 0.02
@@ -103,7 +106,10 @@ class Detection(Protocol):
             )
 
     def unused(self) -> Mapping[str, str]:
-        return {} if self.train else {"test": "there is no train"}
+        unused = {} if self.train else {"test": "there is no train"}
+        if self.model == "retinanet":
+            unused["rois"] = "retinanet learns from all places"
+        return unused
 
     def applies(self, subject: Subject) -> bool:
         """Return whether there are a network and images with boxes."""
