@@ -179,8 +179,8 @@ class DVAE(Objective):
         rows = jnp.stack([images, (colors - mean) / std, self.decode(nets, codes)], axis=1)
         caption = (
             f"The encoder replaces each of {codes.shape[1]} x {codes.shape[2]} places by one of "
-            f"{self.vocabulary} codes, shown as colours; the decoder reconstructs the image from "
-            "the codes alone."
+            f"{self.vocabulary} codes, each with a shade of its own; the decoder reconstructs the "
+            "image from the codes alone."
         )
         return {"Codes": Picture(rows, caption, ("image", "codes", "reconstruction"))}
 
