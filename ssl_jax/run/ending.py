@@ -1,4 +1,4 @@
-"""Where a request to end finds a run, and what is saved before it ends."""
+"""Contexts of the work of a run in which a request to end may find it, and what they save first."""
 
 import contextlib
 import functools
@@ -37,15 +37,16 @@ class Ending:
     def interruptible(
         self, state: TrainState | None, step: int, evaluated: bool
     ) -> AbstractContextManager:
-        """A request to end saves the state, if any, and ends the work at once."""
+        """Return a context in which a request to end saves the state, if any, and ends at once."""
         if state is None:
             return self.stop.region(UNTOUCHED if step == 0 else SAVED)
         text = f"the state of step {step} is saved first"
         return self.stop.region(text, functools.partial(self._leave, state, step, evaluated))
 
     def long_step(self, state: TrainState, step: int) -> AbstractContextManager:
-        """A request to end waits a little for the step. Then the state before it is saved, of which
-        a copy is kept on CPUs: they take the longest steps, and have the memory.
+        """Return a context in which a request to end waits a little for the step. Then the state
+        before it is saved, of which a copy is kept on CPUs: they take the longest steps, and have
+        the memory.
         """
         if jax.process_count() > 1 or self.mesh.devices.flat[0].platform != "cpu":
             return contextlib.nullcontext()
