@@ -21,7 +21,7 @@ COCO, PLACES = "coco:coco2014", "folder:places205/train"
 TASKS = tuple(  # the paper's, of folders in the current one; navigation needs a simulator
     f"--eval={task} --no_baselines"
     for task in (
-        f"svm --data={VOC}",
+        f"svm --data={VOC}#trainval --eval_data={VOC}#test",
         f"svm --data={COCO} --sweep='shots=()'",
         f"linear --data={PLACES} --eval_data=folder:places205/val",
         f"svm --data={PLACES} --eval_data=folder:places205/val --sweep=full=False",
@@ -205,20 +205,17 @@ def further(networks: tuple[str, ...]) -> MeanTable:
 
 
 def paper_tasks(networks: tuple[str, ...]) -> tuple[MeanTable, ...]:
+    svm = {"protocol": "svm"}
     tasks = (
-        ("VOC 2007, SVM", {"protocol": "svm", "data": VOC}, "eval/svm_map"),
-        ("VOC 2007, SVM of 4 labels", {"protocol": "svm", "data": VOC}, "eval/svm4_map"),
+        ("VOC 2007, SVM", svm | {"data": f"{VOC}#trainval"}, "eval/svm_map"),
+        ("VOC 2007, SVM of 4 labels", svm | {"data": f"{VOC}#trainval"}, "eval/svm4_map"),
         (
             "COCO 2014, SVM",
-            {"protocol": "svm", "data": f"{COCO} (instances_train2014.json)"},
+            svm | {"data": f"{COCO} (instances_train2014.json)"},
             "eval/svm_map",
         ),
         ("Places205, linear", {"protocol": "linear", "data": PLACES}, "eval/linear_top1"),
-        (
-            "Places205, SVM of 4 labels",
-            {"protocol": "svm", "data": PLACES},
-            "eval/svm4_map",
-        ),
+        ("Places205, SVM of 4 labels", svm | {"data": PLACES}, "eval/svm4_map"),
         ("VOC 2007, detection", {"protocol": "detection", "train": VOC}, "eval/detection_ap50"),
         (
             "VOC 2007 and 2012, detection",

@@ -20,6 +20,7 @@ from ssl_jax.cli import train
 from ssl_jax.cli.study import fits
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.watch import INTERRUPTED
+from ssl_jax.data.sources import open_source
 from ssl_jax.evals import protocols
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import study, study_page
@@ -265,6 +266,31 @@ class StudyTest(parameterized.TestCase):
             for protocol in flags.eval:
                 base = protocols.known()[protocols.check(protocol)]()
                 settings(base, protocol, evaluate.grid(flags.sweep))
+
+    def test_the_tables_of_the_paper_s_tasks_name_the_data_as_records_do(self):
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.folder)
+        objects = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": []}
+        voc = "<annotation><object><name>dog</name></object></annotation>"
+        for path, text in {
+            "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt": "a\n",
+            "VOCdevkit/VOC2007/Annotations/a.xml": voc,
+            "VOCdevkit/VOC2007/JPEGImages/a.jpg": "",
+            "coco2014/annotations/instances_train2014.json": json.dumps(
+                objects | {"categories": []}
+            ),
+            "coco2014/annotations/instances_val2014.json": json.dumps(objects | {"categories": []}),
+            "coco2014/train2014/a.jpg": "",
+            "places205/train/abbey/a.jpg": "",
+        }.items():
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text)
+        spec = "study_scaling:paper"
+        words = study.read(spec)[0].evaluations(self.folder)
+        flags = [command_line.parse(w, evaluate.__doc__, evaluate.Flags) for w in words]
+        names = {open_source(f.data).name for f in flags if f.data}
+        shown = {section.where.get("data") for section in study_page.read_page(spec).sections}
+        self.assertEqual(shown - {None}, names)
 
     @parameterized.parameters(
         ("{'a': {'config': 'x', 'labels': 1}}", "a: labels: expected a dict, got 1"),
