@@ -1,5 +1,6 @@
 """The loop's order, its resume, and its stop at a loss that is not finite."""
 
+import contextlib
 import io
 from unittest import mock
 
@@ -126,6 +127,40 @@ class LoopTest(parameterized.TestCase):
                 log_every=100,
             )
         self.assertEqual(", ".join(dict.fromkeys(events)), expected)
+
+    @parameterized.parameters(
+        (None, [(1, 1), (3, 3), (4, 4)]),  # not around the first step, nor after a refresh
+        (3, [(1, 1), (3, 3)]),
+    )
+    def test_a_long_step_has_the_state_before_it(self, request, expected):
+        around, saved, ran = [], [], []
+
+        @contextlib.contextmanager
+        def long_step(state, at):
+            around.append((state, at))
+            if at == request:
+                raise Interrupted
+            yield
+
+        def step(state, batch):
+            ran.append(state)
+            return state + 1, {"bad_step": np.int32(-1), "skipped": np.int32(0)}
+
+        hooks = loop.Hooks(
+            evaluate=lambda state, at: {},
+            evaluate_at=lambda at: False,
+            save=lambda state, at, evaluated: saved.append((state, at, evaluated)),
+            save_at=lambda at: False,
+            log=lambda at, values: None,
+            refresh_at=lambda at: at == 2,
+            long_step=long_step,
+        )
+        with mock.patch.object(loop, "LONG", 0.0), jax.transfer_guard("allow"):
+            batches = iter([{"index": np.zeros(4)}] * 5)
+            loop.run(0, step, batches, hooks, start=0, stop=5, batch_size=4, log_every=100)
+        self.assertEqual(around, expected)
+        self.assertEqual(saved, [(3, 3, True)] if request else [])
+        self.assertEqual(ran, [0, 1, 2] if request else [0, 1, 2, 3, 4])
 
     def test_a_resumed_run_does_not_repeat_what_came_before_its_save(self):
         self.assertEqual(
