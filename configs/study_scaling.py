@@ -18,6 +18,10 @@ FURTHER = (  # of the digits, beside METRICS
 )
 VOC, VOC0712 = "voc:VOCdevkit/VOC2007", "voc:VOCdevkit/VOC0712"
 COCO, PLACES = "coco:coco2014", "folder:places205/train"
+DETECTOR = (  # the settings of VOC in docs/protocols.md
+    "detection --sweep=model=faster_rcnn_c4 --sweep=steps=24000 --sweep=warmup=100 "
+    "--sweep='sizes=(480,512,544,576,608,640,672,704,736,768,800)' --sweep='drops=(0.75,0.9167)'"
+)
 TASKS = tuple(  # the paper's, of folders in the current one; navigation needs a simulator
     f"--eval={task} --no_baselines"
     for task in (
@@ -25,9 +29,8 @@ TASKS = tuple(  # the paper's, of folders in the current one; navigation needs a
         f"svm --data={COCO} --sweep='shots=()'",
         f"linear --data={PLACES} --eval_data=folder:places205/val",
         f"svm --data={PLACES} --eval_data=folder:places205/val --sweep=full=False",
-        f"detection --sweep=train={VOC} --sweep=model=faster_rcnn_c4 --sweep=steps=24000",
-        f"detection --sweep=train={VOC0712} --sweep=test={VOC}#test "
-        "--sweep=model=faster_rcnn_c4 --sweep=steps=24000",
+        f"{DETECTOR} --sweep=train={VOC}",
+        f"{DETECTOR} --sweep=train={VOC0712} --sweep=test={VOC}#test",
         "normals --sweep=train=nyud/train --sweep=test=nyud/test",
     )
 )
@@ -226,12 +229,13 @@ def paper_tasks(networks: tuple[str, ...]) -> tuple[MeanTable, ...]:
     )
     return tuple(
         MeanTable(
-            title=title,
-            where={"task": "jigsaw"} | where,
-            rows=(*networks, "share"),
+            title=f"{title}: {pretext}",
+            where={"task": pretext} | where,
+            rows=(*labels, "share"),
             metrics={metric.removeprefix("eval/"): metric},
         )
         for title, where, metric in tasks
+        for pretext, labels in (("jigsaw", networks), ("colorization", ("bins",)))
     )
 
 
