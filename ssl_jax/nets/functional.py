@@ -111,6 +111,7 @@ def functional(
     def abstract() -> tuple[nnx.GraphDef, dict, dict]:
         return _split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
+    @jax.jit  # its trace is used by every program that calls it
     def init(key: Array) -> tuple[Tree, Tree]:
         _, params, stats = _split(make(nnx.Rngs(key)))
         return _string_keys(params), _string_keys(stats)

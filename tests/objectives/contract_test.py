@@ -17,7 +17,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core import sharding, tree
+from ssl_jax.core import sharding
 from ssl_jax.objectives.base import DataPass
 from ssl_jax.training import refresh, state, step
 from ssl_jax.training.checkpoint import Checkpoints
@@ -203,7 +203,7 @@ class ContractTest(parameterized.TestCase):
         before = initial(method).params
         for network, part in after.params.items():
             moved = jax.tree.map(np.subtract, part, cast(before[network], np.float64))
-            self.assertGreater(float(tree.global_norm(moved)), 0.0, network)
+            self.assertTrue(any(np.any(leaf) for leaf in jax.tree.leaves(moved)), network)
 
     def assert_same_types(self, after, before):
         """Another structure, shape, dtype or weak type after a step would compile a second time."""
