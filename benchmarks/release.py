@@ -4,10 +4,10 @@
     python benchmarks/release.py --pythons=python3.12,python3.13
     python benchmarks/release.py --versions=oldest                  # lower bounds of pyproject.toml
 
-Prints one JSON line per Python: versions, and whether the smoke test passed: train, resume,
-evaluate, embed, export, report. The exit code is 1 if one failed. It needs a package index and
-`uv`, which resolves to the oldest versions that the ranges allow; transitive dependencies are the
-newest in both cases.
+Prints a line on the extras that cannot be resolved with constraints.txt, and one JSON line per
+Python: versions, and whether the smoke test passed: train, resume, evaluate, embed, export, report.
+The exit code is 1 if one failed. It needs a package index and `uv`, which resolves to the oldest
+versions that the ranges allow; transitive dependencies are the newest in both cases.
 """
 
 import json
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def build(folder: Path) -> tuple[Path, Path]:
     return sdist, wheel
 
 
+def unresolved() -> dict[str, str]:
+    """Resolve each extra with the versions of CI; return those that fail, with the reason."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    command = ("uv", "pip", "compile", "-q", "pyproject.toml", "-c", "constraints.txt")
+    failed = {}
+    for extra in project["optional-dependencies"]:
+        try:
+            run(*command, "--python", sys.executable, "--extra", extra)
+        except RuntimeError as e:
+            failed[extra] = str(e)
+    return failed
+
+
 def smoke(python: str, wheel: Path, folder: Path) -> dict[str, object]:
     """Install the wheel for a Python and use it; return one line of the result."""
     line: dict[str, object] = {"versions": VERSIONS.value}
@@ -98,7 +112,9 @@ def smoke(python: str, wheel: Path, folder: Path) -> dict[str, object]:
 
 
 def main(_: list[str]) -> None:
-    failed = False
+    extras = unresolved()
+    print(json.dumps({"unresolved extras": extras}), flush=True)
+    failed = bool(extras)
     with tempfile.TemporaryDirectory() as folder:
         sdist, wheel = build(Path(folder))
         sizes = {path.name: path.stat().st_size for path in (sdist, wheel)}
