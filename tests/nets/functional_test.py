@@ -43,6 +43,18 @@ def started(net, *shape):
 
 
 class FunctionalTest(parameterized.TestCase):
+    def test_programs_share_one_trace_of_init(self):
+        made = []
+
+        def make(rngs):
+            made.append(rngs)
+            return nnx.Linear(2, 3, rngs=rngs)
+
+        net = functional(make)
+        for _ in range(2):
+            jax.eval_shape(lambda key: net.init(key), jax.random.key(0))
+        self.assertLen(made, 1)
+
     def test_trees_are_plain_dicts_with_string_keys(self):
         params, stats = functional(Tower).init(jax.random.key(0))
         self.assertEqual(set(params["layers"]), {str(i) for i in range(12)})
