@@ -3,9 +3,9 @@
     python benchmarks/learning.py [--methods=simclr,byol] [--seeds=0,1,2] [--jobs=2] [--page]
 
 Runs `ssl-jax train --config=METHOD:digits --config.train.seed=SEED` (or another recipe: METHOD may
-be METHOD:RECIPE, and the default list includes the recipes with a ViT) in fresh folders and stores
-the measurements in docs/results.json. Runs of an unchanged recipe that are in the file are skipped,
-so an interrupted command resumes where it stopped. Then writes docs/results.md (--page: only that).
+be METHOD:RECIPE; `FURTHER` are in the default list) in fresh folders and stores the measurements in
+docs/results.json. Runs of an unchanged recipe that are in the file are skipped, so an interrupted
+command resumes where it stopped. Then writes docs/results.md (--page: only that).
 The layer is the one that the method names (`Probe`), fixed before any measurement. The untrained
 network, with batch-norm statistics of the data, is read at the same layer and at its best layer.
 Differences are paired by seed, with their standard error over the seeds. A method that learns from
@@ -30,7 +30,13 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 MEASURES = ("fewshot5_top1", "kmeans_acc", "kmeans_nmi", "knn_top1")
-FURTHER = ("dino:digits_vit", "moco_v3:digits_vit")
+FURTHER = (  # with a ViT; and where the task needs an object before a background
+    "dino:digits_vit",
+    "moco_v3:digits_vit",
+    "context_prediction:moving_digits",
+    "counting:moving_digits",
+    "jigsaw:moving_digits",
+)
 LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
 TEACHERS = {  # which method trains the network that a method learns from, with the same seed
     "beit": "dvae",

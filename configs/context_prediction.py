@@ -1,6 +1,7 @@
 """Context prediction (1505.05192).
 
 ssl-jax train --config=context_prediction:digits --workdir=W
+ssl-jax train --config=context_prediction:moving_digits --workdir=W
 ssl-jax train --config=context_prediction:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=context_prediction:imagenet --workdir=W --data=folder:/imagenet/train
 """
@@ -35,6 +36,23 @@ def digits() -> ConfigDict:
     return common.digits(objective, {"name": "adamw", "lr": 5e-3}, steps=1500, batch_size=128)
 
 
+def moving_digits() -> ConfigDict:
+    """2 x 2 patches of 12 px, 4 px apart, of frames of 32 px with an object, the digit."""
+    objective = {
+        "name": "context_prediction",
+        "view": {"size": 32, "area": (1.0, 1.0), "recipe": "normalize"},
+        "rows": 2,
+        "pairs": "all",
+        "patch": 12,
+        "gap": 4,
+        "jitter": 2,
+        "standardize": False,
+        "embedding": 128,
+        "hidden": (256,),
+    }
+    return common.moving_digits(objective, {"name": "adamw", "lr": 2e-3}, steps=500, batch_size=128)
+
+
 def cifar10() -> ConfigDict:
     """No published recipe: 3 x 3 patches of 8 px, 2 px apart; RotNet's schedule."""
     view = {"size": 32, "area": (0.6, 1.0), "recipe": "patches"}
@@ -58,4 +76,4 @@ def imagenet() -> ConfigDict:
     return common.imagenet({"name": "context_prediction"}, optim, epochs=70, batch_size=512)
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(moving_digits, cifar10))

@@ -1,6 +1,7 @@
 """Jigsaw (1603.09246).
 
 ssl-jax train --config=jigsaw:digits --workdir=W
+ssl-jax train --config=jigsaw:moving_digits --workdir=W
 ssl-jax train --config=jigsaw:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=jigsaw:imagenet --workdir=W --data=folder:/imagenet/train
 """
@@ -34,6 +35,22 @@ def digits() -> ConfigDict:
     return common.digits(objective, {"name": "adamw", "lr": 5e-3}, steps=1500, batch_size=128)
 
 
+def moving_digits() -> ConfigDict:
+    """All 24 orders of 2 x 2 tiles of 13 px of frames of 32 px with an object, the digit."""
+    objective = {
+        "name": "jigsaw",
+        "view": {"size": 32, "area": (1.0, 1.0), "recipe": "normalize"},
+        "rows": 2,
+        "tile": 13,
+        "permutations": 24,
+        "puzzles": 4,
+        "standardize": False,
+        "embedding": 128,
+        "hidden": (256,),
+    }
+    return common.moving_digits(objective, {"name": "adamw", "lr": 2e-3}, steps=500, batch_size=128)
+
+
 def cifar10() -> ConfigDict:
     """No published recipe: 2 x 2 tiles of 12 px, all 24 orders; RotNet's schedule."""
     view = {"size": 32, "area": (0.6, 1.0), "recipe": "patches"}
@@ -55,4 +72,4 @@ def imagenet() -> ConfigDict:
     return common.imagenet({"name": "jigsaw"}, optim, epochs=105, batch_size=256)
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(moving_digits, cifar10))

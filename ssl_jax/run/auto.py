@@ -95,8 +95,9 @@ def requested(overrides: Sequence[Override]) -> tuple[str, dict[str, Any], int]:
 
 
 def estimate(experiment: Experiment, step: Step, steps: int) -> str:
-    """Estimate how long `steps` steps take, from two short measurements: the time of a batch on the
-    host, and the rate of a convolution on the device, by which the FLOPs of `step` are divided.
+    """Estimate how long `steps` steps take at least, from two short measurements: the time of a
+    batch on the host, and the rate of a convolution on the device, by which the FLOPs of `step` are
+    divided. Small maps and all that is no convolution run at a lower rate.
     """
     batches = experiment.batches(0, 2)
     next(batches)  # starts the threads
@@ -107,22 +108,22 @@ def estimate(experiment: Experiment, step: Step, steps: int) -> str:
     work = flops.count(step, experiment.abstract_state, batch)
     device = work / (_convolution_rate() * experiment.mesh.size)
     return (
-        f"time: {length(steps * max(host, device))} for {steps:,} steps on this machine, "
+        f"time: at least {length(steps * max(host, device))} for {steps:,} steps on this machine, "
         "without compilation and evaluations"
     )
 
 
 def length(seconds: float) -> str:
-    """Format an estimated time: 40 -> "about half a minute"."""
+    """Format an estimated time: 40 -> "half a minute"."""
     for most, text in (
         (10, "a few seconds"),
-        (45, "about half a minute"),
-        (90, "about a minute"),
+        (45, "half a minute"),
+        (90, "a minute"),
     ):
         if seconds < most:
             return text
     minutes = round(seconds / 60)
-    return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.0f} hours"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
 
 
 @functools.cache

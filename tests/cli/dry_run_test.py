@@ -35,7 +35,7 @@ class DryRunTest(absltest.TestCase):
                 "would be a new run; it ends at step 4",
                 "memory per device: about",
                 "an estimate: the compiler's plan",
-                "time: a few seconds for 4 steps",
+                "time: at least a few seconds for 4 steps",
                 "W.dry_run.png: the first 12 images, the original and 2 view(s)",
                 "nothing was trained",
             ],
