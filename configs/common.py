@@ -278,3 +278,15 @@ def imagenet(
             "evals": {"every": 10000, "max_train": 50000, "knn": {"k": 200}},
         }
     )
+
+
+def alexnet(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
+) -> ConfigDict:
+    """Build the config `imagenet` with the network of early pretext tasks. `ssl-jax evaluate
+    --eval=linear` measures its five convolutions as those papers do.
+    """
+    config = imagenet(objective, optim, epochs, batch_size)
+    config.backbone = {"name": "alexnet", "dtype": "bfloat16"}
+    config.evals.linear = {"preset": "colorization", "pool": "large_grid"}
+    return config

@@ -4,6 +4,7 @@ ssl-jax train --config=counting:digits --workdir=W
 ssl-jax train --config=counting:moving_digits --workdir=W
 ssl-jax train --config=counting:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=counting:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=counting:imagenet_alexnet --workdir=W --data=folder:/imagenet/train
 """
 
 from ml_collections import ConfigDict
@@ -42,8 +43,15 @@ def imagenet() -> ConfigDict:
     return common.imagenet({"name": "counting"}, _adamw(), epochs=70, batch_size=128)
 
 
+def imagenet_alexnet() -> ConfigDict:
+    """The paper's network, without the 6 x 6 places that its fc6 tells apart."""
+    return common.alexnet({"name": "counting"}, _adamw(), epochs=70, batch_size=128)
+
+
 def _adamw() -> dict:
     return {"name": "adamw", "lr": 1e-4, "lr_scaling": "none", "weight_decay": 5e-4}
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(moving_digits, cifar10))
+RECIPES = common.Recipes(
+    small=digits, paper=imagenet, others=(moving_digits, cifar10, imagenet_alexnet)
+)

@@ -4,6 +4,7 @@ ssl-jax train --config=jigsaw:digits --workdir=W
 ssl-jax train --config=jigsaw:moving_digits --workdir=W
 ssl-jax train --config=jigsaw:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=jigsaw:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=jigsaw:imagenet_alexnet --workdir=W --data=folder:/imagenet/train
 """
 
 from ml_collections import ConfigDict
@@ -72,4 +73,23 @@ def imagenet() -> ConfigDict:
     return common.imagenet({"name": "jigsaw"}, optim, epochs=105, batch_size=256)
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(moving_digits, cifar10))
+def imagenet_alexnet() -> ConfigDict:
+    """The released solver (350,000 steps of 256, a tenth of the rate every 100,000), 1000
+    permutations and fc6 and fc7. conv1 has the stride 4 that the release has on whole images; on
+    tiles it has 2 there.
+    """
+    optim = {
+        "name": "sgd",
+        "lr": 0.01,
+        "lr_scaling": "none",
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (20, 40, 60),
+    }
+    objective = {"name": "jigsaw", "permutations": 1000, "embedding": 1024, "hidden": (4096,)}
+    return common.alexnet(objective, optim, epochs=70, batch_size=256)
+
+
+RECIPES = common.Recipes(
+    small=digits, paper=imagenet, others=(moving_digits, cifar10, imagenet_alexnet)
+)

@@ -3,6 +3,7 @@
 ssl-jax train --config=motion_segmentation:moving_digits --workdir=W
 ssl-jax prepare --data=frames:/clips --output=/moving --motion
 ssl-jax train --config=motion_segmentation:yfcc --workdir=W --data=folder:/moving/images
+ssl-jax train --config=motion_segmentation:yfcc_alexnet --workdir=W --data=folder:/moving/images
 """
 
 from ml_collections import ConfigDict
@@ -32,4 +33,10 @@ def yfcc() -> ConfigDict:
     return common.imagenet({"name": "motion_segmentation"}, optim, epochs=35, batch_size=256)
 
 
-RECIPES = common.Recipes(small=moving_digits, paper=yfcc)
+def yfcc_alexnet() -> ConfigDict:
+    """The paper's network; the schedule of `yfcc`."""
+    optim = common.STEPS_IMAGENET | {"milestones": (15, 25)}
+    return common.alexnet({"name": "motion_segmentation"}, optim, epochs=35, batch_size=256)
+
+
+RECIPES = common.Recipes(small=moving_digits, paper=yfcc, others=(yfcc_alexnet,))

@@ -4,6 +4,7 @@ ssl-jax train --config=rotnet:digits --workdir=W
 ssl-jax train --config=rotnet:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=rotnet:cifar10_cpu --workdir=W --data=npz:train.npz --eval_data=npz:test.npz
 ssl-jax train --config=rotnet:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=rotnet:imagenet_alexnet --workdir=W --data=folder:/imagenet/train
 """
 
 from typing import Any
@@ -36,12 +37,29 @@ def cifar10_cpu() -> ConfigDict:
 
 
 def imagenet() -> ConfigDict:
-    """ResNet-50 for 70 epochs, as mmselfsup trains it; the paper's AlexNet is no longer in
-    use.
-    """
+    """ResNet-50 for 70 epochs, as mmselfsup trains it."""
     objective = {"name": "rotnet"}
     optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}
     return common.imagenet(objective, optim, epochs=70, batch_size=512)
+
+
+def imagenet_alexnet() -> ConfigDict:
+    """The release's network and schedule (config/ImageNet_RotNet_AlexNet.py), without its two
+    layers of 4096.
+    """
+    optim = {
+        "name": "sgd",
+        "nesterov": True,
+        "lr": 0.01,
+        "lr_scaling": "none",
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (15, 30, 45),
+    }
+    config = common.alexnet({"name": "rotnet"}, optim, epochs=50, batch_size=192)
+    config.backbone.widths = (64, 192, 384, 256, 256)
+    config.evals.linear.preset = "rotnet"
+    return config
 
 
 def _objective() -> dict[str, Any]:
@@ -49,4 +67,6 @@ def _objective() -> dict[str, Any]:
     return {"name": "rotnet", "view": view}
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, cifar10_cpu))
+RECIPES = common.Recipes(
+    small=digits, paper=imagenet, others=(cifar10, cifar10_cpu, imagenet_alexnet)
+)

@@ -5,6 +5,7 @@ ssl-jax train --config=split_brain:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=split_brain:cifar10_cpu --workdir=W --data=npz:train.npz \\
     --eval_data=npz:test.npz
 ssl-jax train --config=split_brain:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=split_brain:imagenet_alexnet --workdir=W --data=folder:/imagenet/train
 """
 
 from typing import Any
@@ -50,9 +51,18 @@ def imagenet() -> ConfigDict:
     return common.imagenet(objective, optim, epochs=25, batch_size=80)
 
 
+def imagenet_alexnet() -> ConfigDict:
+    """The paper's two halves of an AlexNet, with halves of fc6 and fc7 as 1x1 convolutions."""
+    config = imagenet()
+    optim, train = config.optim, config.train
+    return common.alexnet(config.objective, optim, train.epochs, train.batch_size)
+
+
 def _objective() -> dict[str, Any]:
     view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
     return {"name": "split_brain", "view": view, "grid": 8}
 
 
-RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10, cifar10_cpu))
+RECIPES = common.Recipes(
+    small=photos, paper=imagenet, others=(cifar10, cifar10_cpu, imagenet_alexnet)
+)

@@ -1,11 +1,13 @@
 """Outputs of a backbone, and how a representation is read from them."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
@@ -14,6 +16,7 @@ from ssl_jax.nets.layers import at_least_float32
 OUTPUTS = ("pooled", "map", "tokens", "patches", "cls", "attention")
 _BLOCKS = re.compile(r"cls(\d+)(_avg)?")
 POOLED = "pooled"  # the network's own output, which only the last stage has
+LARGE = 9600  # most numbers of "large_grid", as of an AlexNet's conv1 in Zhang et al. 2016
 
 
 @jax.tree_util.register_dataclass
@@ -42,8 +45,8 @@ class Stage:
         return _without_cls(self.tokens, self.cls)
 
     def pool(self, pooling: str) -> Array:
-        """Pool the stage to (B, D), float32 at least: "avg", "grid" (see `pool`), "cls", or
-        "cls_avg", the class token followed by the mean of the patches.
+        """Pool the stage to (B, D), float32 at least: "avg", "grid", "large_grid" (see `pool`),
+        "cls", or "cls_avg", the class token followed by the mean of the patches.
 
         Raises:
           UserError: no class token, no map, or an unknown pooling.
@@ -140,7 +143,7 @@ class Features:
         if stage is not self.stages[-1]:
             raise UserError(
                 "probe: pool 'pooled' is the network's own output, after its last stage; stage "
-                f"{number} has avg, grid, cls and cls_avg"
+                f"{number} has avg, grid, large_grid, cls and cls_avg"
             )
         return at_least_float32(self.pooled)
 
@@ -170,8 +173,9 @@ def stage_number(names: Sequence[str], number: int) -> int:
 
 
 def pool(x: Array, pooling: str) -> Array:
-    """Pool a map (B, h, w, C) to (B, C) by "avg", or to (B, 4 C) by "grid": averages over a 2x2
-    grid.
+    """Pool a map (B, h, w, C) to (B, C) by "avg", to (B, 4 C) by "grid": averages over a 2x2 grid,
+    or to (B, g g C) by "large_grid": averages over the largest g x g grid of at most 9,600 numbers,
+    the size at which Zhang et al. (2016) and Goyal et al. (2019) probe every layer.
 
     Raises:
       UserError: an unknown pooling.
@@ -184,10 +188,26 @@ def pool(x: Array, pooling: str) -> Array:
         if h < 2 or w < 2:
             return jnp.broadcast_to(x.mean((1, 2))[:, None], (b, 4, c)).reshape(b, -1)
         return x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
+    if pooling == "large_grid":
+        b, h, w, c = x.shape
+        side = max(math.isqrt(LARGE // c), 1)
+        x = at_least_float32(x)
+        rows, columns = (jnp.asarray(averages(n, min(n, side)), x.dtype) for n in (h, w))
+        return jnp.einsum("bhwc,gh,kw->bgkc", x, rows, columns).reshape(b, -1)
     raise UserError(
-        f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, cls, cls_avg, cls4, "
-        "cls4_avg"
+        f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, large_grid, cls, cls_avg, "
+        "cls4, cls4_avg"
     )
+
+
+def averages(size: int, parts: int) -> np.ndarray:
+    """Return the weights (parts, size) float64 of averages over `parts` intervals that cover
+    `size` places; neighbours share a place where the sizes do not divide (PyTorch's
+    AdaptiveAvgPool2d).
+    """
+    part, place = np.arange(parts)[:, None], np.arange(size)
+    inside = (place >= part * size // parts) & (place < -(-(part + 1) * size // parts))
+    return inside / inside.sum(1, keepdims=True)
 
 
 def quadrants(maps: Array) -> Array:

@@ -117,8 +117,9 @@ class Probe:
     Attributes:
       stage: index into the backbone's stages; -1 is the last, -2 the one before it.
       pool: "pooled" for the network's own output, which only the last stage has; "avg" over all
-        positions of the stage's map, "grid" over a 2x2 grid (4 x channels features), "cls" for the
-        stage's class token, "cls_avg" for both, or "cls4" and "cls4_avg", see `Features.read`.
+        positions of the stage's map, "grid" over a 2x2 grid (4 x channels features), "large_grid"
+        over one of about 9,000 features, "cls" for the stage's class token, "cls_avg" for both, or
+        "cls4" and "cls4_avg", see `Features.read`.
     """
 
     stage: int = -1

@@ -85,6 +85,21 @@ class ReadTest(parameterized.TestCase):
         np.testing.assert_array_equal(pool(x, "grid"), [[2.5, 4.5, 10.5, 12.5]])
         np.testing.assert_array_equal(pool(x[:, :1], "grid"), np.full((1, 4), 1.5))
 
+    def test_large_grid(self):
+        """Every layer of an AlexNet and of a ResNet-50 as published; averages by hand."""
+        sizes = {96: 10, 256: 6, 384: 5, 64: 12, 192: 7, 512: 4, 1024: 3, 2048: 2, 20_000: 1}
+        for width, side in sizes.items():
+            made = jax.eval_shape(lambda x: pool(x, "large_grid"), np.zeros((1, 13, 14, width)))
+            self.assertEqual(made.shape, (1, side * side * width), width)
+        x = np.random.RandomState(0).randn(2, 13, 7, 384).astype(np.float32)
+        made = np.asarray(pool(x, "large_grid")).reshape(2, 5, 5, 384)
+        for i, (top, bottom) in enumerate(((0, 3), (2, 6), (5, 8), (7, 11), (10, 13))):
+            for j, (left, right) in enumerate(((0, 2), (1, 3), (2, 5), (4, 6), (5, 7))):
+                mean = x[:, top:bottom, left:right].mean((1, 2))
+                np.testing.assert_allclose(made[:, i, j], mean, rtol=1e-5, atol=1e-6)
+        small = pool(x[:, :2, :3], "large_grid")
+        np.testing.assert_array_equal(small, x[:, :2, :3].reshape(2, -1))
+
     def test_a_pytree_that_keeps_names(self):
         made = jax.tree.map(lambda x: x[:1], features())
         self.assertEqual(made.names, ["block1", "block2"])
