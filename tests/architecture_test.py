@@ -136,6 +136,7 @@ class ArchitectureTest(parameterized.TestCase):
                 }
                 # There they name an augmentation, and the linear probes of those papers.
                 papers = {"simclr", "moco_v3", "byol", "swav", "barlow_twins", "mae"}
+                papers |= {"colorization", "rotnet"}
                 grid = {"dino", "dinov2", "beit"}
                 meant = {"inputs.py": {"simclr"}, "linear.py": papers | grid}
                 meant |= {"linear_grid.py": grid}

@@ -60,7 +60,7 @@ class ReadTest(parameterized.TestCase):
     @parameterized.parameters(
         (2, "avg", "no stage 2 among the backbone's 2"),
         (-3, "avg", "no stage -3"),
-        (0, "pooled", "after its last stage; stage 0 has avg, grid, cls and cls_avg"),
+        (0, "pooled", "after its last stage; stage 0 has avg, grid, large_grid, cls"),
         (-1, "max", "unknown pooling 'max'"),
         (-1, "cls3", "pool 'cls3' reads the last 3 blocks, stage -1; the backbone has 2"),
         (0, "cls1", "pool 'cls1' reads the last 1 blocks, stage -1"),

@@ -28,8 +28,6 @@ from ssl_jax.optim.factory import OptimConfig
 
 Array = jax.Array
 Paper = Literal[
-    "colorization",
-    "rotnet",
     "moco",
     "moco_v3",
     "simclr",
@@ -40,6 +38,8 @@ Paper = Literal[
     "mae",
     "beit",
     "dinov2",
+    "colorization",
+    "rotnet",
 ]
 LOGITS = 2**28  # in memory at once
 EPS = 1e-6  # of MAE's batch norm
@@ -64,37 +64,6 @@ class ProbeTraining:
 
 SGD = OptimConfig(name="sgd", momentum=0.9)
 PRESETS = {
-    # 1603.08511, the released feature_learning_tests/linear: 140,000 steps, the rate a tenth every
-    # 40,000; for each of the layers, with pool="large_grid"
-    "colorization": ProbeTraining(
-        replace(
-            SGD,
-            lr=0.01,
-            lr_scaling="none",
-            weight_decay=5e-4,
-            schedule="step",
-            milestones=(8, 16, 24),
-        ),
-        batch_size=256,
-        epochs=28,
-        batch_norm=True,
-    ),
-    # 1803.07728, the released linear classifiers on ImageNet, which read maxima, not averages;
-    # for each of the layers, with pool="large_grid"
-    "rotnet": ProbeTraining(
-        replace(
-            SGD,
-            lr=0.01,
-            lr_scaling="none",
-            nesterov=True,
-            weight_decay=5e-4,
-            schedule="step",
-            milestones=(5, 15, 25),
-            decay=0.2,
-        ),
-        batch_size=192,
-        epochs=35,
-    ),
     # 1911.05722, section 4.1, and the released main_lincls.py
     "moco": ProbeTraining(
         replace(SGD, lr=30.0, lr_scaling="none", schedule="step", milestones=(60, 80)),
@@ -137,6 +106,37 @@ PRESETS = {
     ),
     # 2304.07193, the released eval/linear.py, at one of the rates of its grid
     "dinov2": ProbeTraining(replace(SGD, lr=0.005), batch_size=1024, epochs=10),
+    # 1603.08511, the released feature_learning_tests/linear: 140,000 steps, the rate a tenth every
+    # 40,000; for each of the layers, with pool="large_grid"
+    "colorization": ProbeTraining(
+        replace(
+            SGD,
+            lr=0.01,
+            lr_scaling="none",
+            weight_decay=5e-4,
+            schedule="step",
+            milestones=(8, 16, 24),
+        ),
+        batch_size=256,
+        epochs=28,
+        batch_norm=True,
+    ),
+    # 1803.07728, the released linear classifiers on ImageNet, which read maxima, not averages;
+    # for each of the layers, with pool="large_grid"
+    "rotnet": ProbeTraining(
+        replace(
+            SGD,
+            lr=0.01,
+            lr_scaling="none",
+            nesterov=True,
+            weight_decay=5e-4,
+            schedule="step",
+            milestones=(5, 15, 25),
+            decay=0.2,
+        ),
+        batch_size=192,
+        epochs=35,
+    ),
 }
 
 

@@ -58,7 +58,7 @@ def by_hand(train, classes, training, lr, decay, seed):
                 sizes = np.linalg.norm(w), np.linalg.norm(grads[0])
                 grads[0] = grads[0] * (0.001 * sizes[0] / sizes[1] if min(sizes) > 0 else 1)
             if optim.milestones:
-                rate = lr * 0.1 ** sum(number >= m for m in optim.milestones)
+                rate = lr * optim.decay ** sum(number >= m for m in optim.milestones)
             elif epochs < optim.warmup_epochs:
                 rate = lr * epochs / optim.warmup_epochs
             else:
