@@ -58,9 +58,8 @@ def main() -> None:
         once = () if name == "set" else ("--no_baselines",)
         command("evaluate", f"--workdir={run}", *own, *further_flags, *once)
         records = ResultsFile(run / "eval" / "results.jsonl").read()
-        by_stage = sorted(
-            (r for r in records if r["protocol"] == "linear"), key=lambda r: r["settings"]["stage"]
-        )
+        last = {r["settings"]["stage"]: r for r in records if r["protocol"] == "linear"}
+        by_stage = [last[stage] for stage in range(STAGES)]
         out[name] = [round(r["results"]["eval/linear_top1"], 4) for r in by_stage]
         for kind in by_stage[0].get("baselines", {}):
             out[kind] = [round(r["baselines"][kind]["eval/linear_top1"], 4) for r in by_stage]

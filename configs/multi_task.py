@@ -7,7 +7,7 @@ ssl-jax train --config=multi_task:imagenet --workdir=W --data=folder:/imagenet/t
 
 from ml_collections import ConfigDict
 
-from configs import common, motion_segmentation
+from configs import common, context_prediction, motion_segmentation
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
@@ -17,21 +17,12 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 def moving_digits() -> ConfigDict:
     """The four tasks on frames of 32 px, which also have the masks."""
     lab = {"space": "lab", "mean": (50.0, 0.0, 0.0), "std": (100.0, 110.0, 110.0)}
+    position = context_prediction.moving_digits().objective.to_dict()
     motion = motion_segmentation.moving_digits().objective.to_dict()
-    del motion["name"]
+    del position["name"], motion["name"]
     objective = {
         "name": "multi_task",
-        "relative_position": {
-            "view": {"size": 32, "area": (1.0, 1.0), "recipe": "normalize"},
-            "rows": 2,
-            "pairs": "all",
-            "patch": 12,
-            "gap": 4,
-            "jitter": 2,
-            "standardize": False,
-            "embedding": 64,
-            "hidden": (128,),
-        },
+        "relative_position": position | {"embedding": 64, "hidden": (128,)},
         "colorization": {"view": {"size": 32, "area": (0.4, 1.0), "recipe": lab}, "width": 32},
         "exemplar": {
             "view": {"size": 32, "area": (1.0, 1.0), "recipe": "normalize"},

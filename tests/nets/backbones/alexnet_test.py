@@ -27,8 +27,8 @@ class AlexNetTest(parameterized.TestCase):
         self.assertEqual([s.map.shape for s in stages], maps)
 
     def test_parameters(self):
-        """Kernels, scales and offsets; 2,469,696 parameters of torchvision's convolutions have
-        RotNet's widths, with a bias for our two numbers of each norm.
+        """torchvision's convolutions of these widths have 2,469,696 parameters with their biases;
+        each bias is the norm's scale and offset here.
         """
         params = jax.eval_shape(make(ROTNET).init, jax.random.key(0))[0]
         self.assertEqual(count(params), 2_469_696 + sum(ROTNET))
