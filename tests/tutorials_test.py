@@ -1,7 +1,6 @@
 """The tutorials run as they stand; their notebooks and the table of choices are current."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from docs import make_choice, make_notebooks
+from tests.compiling import users_environment
 
 ROOT = Path(__file__).parent.parent
 TASKS = sorted((ROOT / "docs" / "tasks").glob("*.md"))
@@ -65,8 +65,7 @@ def run(page: Path, folder: Path) -> None:
     skipped = shutil.ignore_patterns("__pycache__")
     for name in ("ssl_jax", "configs", "launch"):
         shutil.copytree(ROOT / name, folder / name, ignore=skipped)
-    unset = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"}  # those of the tests
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment = users_environment()
     environment["PYTHONPATH"] = str(folder)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     (folder / "tutorial.py").write_text(make_notebooks.script(page.read_text()))
