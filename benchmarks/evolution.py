@@ -2,11 +2,12 @@
 
 python benchmarks/evolution.py --population=6 --generations=4 --steps=60
 
-A member is the recipe trained for some steps; all members share one compiled step, as the weights
-are part of the state. The fitness is measured on one half of the held-out clips. The best of each
-search and equal weights are then trained again from other seeds and measured on the other half: the
-fitness, its entropy, and without a part in the search the R2 of a ridge regression from features of
-training clips to the digit's place and velocity, and the kNN accuracy of its class.
+A member is the recipe trained for some steps; all members share one compiled step and one compiled
+initialisation, as weights and seed are arguments. The fitness is measured on one half of the
+held-out clips. The best of each search and equal weights are then trained again from other seeds
+and measured on the other half: the fitness, its entropy, and without a part in the search the R2 of
+a ridge regression from features of training clips to the digit's place and velocity, and the kNN
+accuracy of its class.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from ssl_jax.losses.zipf import zipf_divergence
 from ssl_jax.run.configs import configured
 from ssl_jax.run.evolution import Generation, Settings, ask
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.training.state import create
+from ssl_jax.training.state import init_fn
 from ssl_jax.training.step import make_train_step
 
 CLUSTERS, NEIGHBOURS = 10, 20
@@ -47,6 +48,7 @@ class Trainer:
         self.step = make_train_step(
             self.objective, self.run.tx, self.run.schedule, mesh, self.run.placed
         )
+        self.fresh = jax.jit(init_fn(self.objective, self.run.tx), out_shardings=self.run.placed)
         _, batches = self.run.training_batches(0, steps)
         self.batches = list(batches)
         self.view, frames = self.objective.view, self.objective.backbone.config.frames
@@ -59,7 +61,7 @@ class Trainer:
 
     def __call__(self, weights: np.ndarray, seed: int):
         """Train with these weights from a fresh state; return a function clips -> features."""
-        state = create(self.objective, self.run.tx, seed, self.run.placed, None)
+        state = self.fresh(jnp.uint32(seed))
         extra = dict(state.extra, weights=jnp.asarray(weights, jnp.float32))
         state = dataclasses.replace(state, extra=extra)
         with jax.set_mesh(self.run.mesh):

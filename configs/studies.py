@@ -27,6 +27,7 @@ def get_config(study: str = "data_and_steps") -> dict:
         beit_digits=beit_digits,
         beit_v2_digits=beit_v2_digits,
         dense_photos=dense_photos,
+        curl_pendulum=curl_pendulum,
     )
 
 
@@ -280,4 +281,19 @@ def dense_photos() -> dict:
     return {
         f"{arm}-seed{seed}": {"config": f"{arm}:digits", "train.seed": seed} | run | common_keys
         for seed, (arm, run) in product(range(3), arms.items())
+    }
+
+
+def curl_pendulum() -> dict:
+    """CURL, the same agent without the contrastive term, and that one on whole frames, where no
+    random crop augments what the critics see; five seeds.
+    """
+    arms = {
+        "curl": {},
+        "crops": {"objective.contrast": False},
+        "whole": {"objective.contrast": False, "control.side": 24},
+    }
+    return {
+        f"{arm}-seed{seed}": {"config": "curl:pendulum", "train.seed": seed} | run
+        for seed, (arm, run) in product(range(5), arms.items())
     }

@@ -116,6 +116,7 @@ class StudyTest(parameterized.TestCase):
             ("methods_and_depths", 12),
             ("s4l_digits", 9),
             ("multi_task_moving_digits", 15),
+            ("curl_pendulum", 15),
             ("moam_digits", 3),
             ("moam", 3),
             ("jft_digits", 6),
