@@ -267,7 +267,7 @@ def dense_photos() -> dict:
     arms = {
         "pixpro": {"objective.views": (view, view), "objective.instance": "none"},
         "pixpro-instance": {"objective.views": (view, view)},
-        "densecl": pair | {"objective.queue_size": 1024, "objective.momentum": 0.98},
+        "densecl": pair | {"objective.queue_size": 512, "objective.momentum": 0.98},
         "simclr": pair,
     }
     common_keys = {
@@ -279,7 +279,9 @@ def dense_photos() -> dict:
         "evals.protocols": ("segmentation", "patches", "propagation"),
     }
     return {
-        f"{arm}-seed{seed}": {"config": f"{arm}:digits", "train.seed": seed} | run | common_keys
+        f"{arm}-seed{seed}": {"config": f"{arm.split('-')[0]}:digits", "train.seed": seed}
+        | run
+        | common_keys
         for seed, (arm, run) in product(range(3), arms.items())
     }
 

@@ -1,6 +1,8 @@
 """Studies: runs are trained in sequence, resumed, and shown in one table."""
 
 import contextlib
+import importlib
+import inspect
 import io
 import json
 import math
@@ -50,6 +52,13 @@ def get_config(name="four"):
         for share, steps in product((0.1, 1.0), (2, 6))
     }
 """
+
+
+def studies_of(module):
+    """Names of the functions of a file of studies that make one."""
+    own = {k: f for k, f in inspect.getmembers(module, inspect.isfunction) if k[0] != "_"}
+    own = {k: f for k, f in own.items() if f.__module__ == module.__name__}
+    return [k for k, f in own.items() if not inspect.signature(f).parameters]
 
 
 class StudyTest(parameterized.TestCase):
@@ -110,22 +119,12 @@ class StudyTest(parameterized.TestCase):
             self.assertEqual(row[4], f"{last['eval/knn_top1']:.4f}")
 
     def test_the_shipped_ones_are_configs(self):
-        for name, count in (
-            ("data_and_steps", 9),
-            ("methods_and_widths", 9),
-            ("methods_and_depths", 12),
-            ("s4l_digits", 9),
-            ("multi_task_moving_digits", 15),
-            ("curl_pendulum", 15),
-            ("moam_digits", 3),
-            ("moam", 3),
-            ("jft_digits", 6),
-            ("jft_digits_epochs", 6),
-        ):
-            runs = study.read(f"studies:{name}")
-            self.assertLen({run.name for run in runs}, count)
-            for run in runs:
-                configured(run.config, list(run.changes.items()))
+        for path in (ROOT / "configs").glob("stud*.py"):
+            for name in studies_of(importlib.import_module(f"configs.{path.stem}")):
+                runs = study.read(f"{path.stem}:{name}")
+                self.assertGreater(len({run.name for run in runs}), 2, name)
+                for run in runs:
+                    configured(run.config, list(run.changes.items()))
 
     def test_a_fit_per_metric(self):
         self.file.write_text(
