@@ -1,7 +1,7 @@
 """Features learned from crops of one image, and from a data set, stage by stage.
 
     python benchmarks/single_image.py --data=npz:train.npz --eval_data=npz:test.npz --workdir=W \\
-        [--image=FILE] [--config=METHOD:RECIPE]
+        [--image=FILE] [--config=METHOD:RECIPE --stages=N]
 
 Asano et al. 2020 (1904.13132) find the first stages of a network trained on one image as good as
 those of one trained on a million, and the last ones not. This trains a method on as many crops of
@@ -25,7 +25,6 @@ from ssl_jax.evals.records import ResultsFile
 from ssl_jax.run.study import finished
 
 ROOT = Path(__file__).parent.parent
-STAGES = 3  # of the recipe's network
 SHARE, SIDE = 0.2, 32  # of the set's images; pixels of a crop
 
 
@@ -37,6 +36,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--image", type=Path, default=china)
     parser.add_argument("--config", default="rotnet:cifar10_cpu")
+    parser.add_argument("--stages", type=int, default=3, help="of the recipe's network")
     args, further = parser.parse_known_args()
     folder, image = args.workdir.absolute(), args.image.absolute()
     crops = round(SHARE * len(open_source(args.data)))
@@ -44,7 +44,7 @@ def main() -> None:
         "set": (f"--data={args.data}", f"--config.data.fraction={SHARE}"),
         "one_image": (f"--data=npz:{write_crops(image, crops, folder)}",),
     }
-    layers = f"--sweep=stage={','.join(map(str, range(STAGES)))}"
+    layers = f"--sweep=stage={','.join(map(str, range(args.stages)))}"
     own = (f"--data={args.data}", f"--eval_data={args.eval_data}")
     out: dict[str, object] = {"benchmark": "single_image", "config": args.config, "images": crops}
     out |= {"image": image.name}
@@ -59,7 +59,7 @@ def main() -> None:
         command("evaluate", f"--workdir={run}", *own, *further_flags, *once)
         records = ResultsFile(run / "eval" / "results.jsonl").read()
         last = {r["settings"]["stage"]: r for r in records if r["protocol"] == "linear"}
-        by_stage = [last[stage] for stage in range(STAGES)]
+        by_stage = [last[stage] for stage in range(args.stages)]
         out[name] = [round(r["results"]["eval/linear_top1"], 4) for r in by_stage]
         for kind in by_stage[0].get("baselines", {}):
             out[kind] = [round(r["baselines"][kind]["eval/linear_top1"], 4) for r in by_stage]

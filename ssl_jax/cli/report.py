@@ -144,6 +144,10 @@ def examine(
             )
 
 
+def classes(count: int) -> str:
+    return {0: "no labels", 1: "1 class"}.get(count, f"{count:,} classes")
+
+
 def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     """Return the facts that follow from the config alone."""
     spec, optim = experiment.spec, experiment.sections["optim"]
@@ -160,8 +164,8 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     facts = {
         "folder": str(folder),
         "method": str(hyper.get("name", "")),
-        "data": f"{experiment.data.train}: {spec.num_examples:,} images, {spec.num_classes} "
-        f"classes; evaluation: {evaluation}",
+        "data": f"{experiment.data.train}: {spec.num_examples:,} images, "
+        f"{classes(spec.num_classes)}; evaluation: {evaluation}",
         "views of an image": ", ".join(crops),
         "backbone": arch,
         "optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}, weight "

@@ -10,6 +10,7 @@ from pathlib import Path
 from absl.testing import absltest
 
 from ssl_jax import cli
+from ssl_jax.cli.report import classes
 
 TINY = (
     "--config=rotnet:digits",
@@ -51,6 +52,7 @@ class ReportTest(absltest.TestCase):
         for heading in ("Curves", "Nearest neighbours", "Clusters", "Predicted rotations"):
             self.assertIn(f"<h2>{heading}</h2>", text)
         self.assertRegex(text, "digits; evaluation: [0-9]+ images of digits")
+        self.assertIn("1,437 images, 10 classes; evaluation: held out of it", text)
         self.assertIn("jax 0.", text)  # from the checkpoint's metadata
         lines = map(json.loads, (self.run_folder / "metrics.jsonl").read_text().splitlines())
         losses = " ".join(f"{x['train/loss']:.4g}" for x in lines if "train/loss" in x)
@@ -76,6 +78,9 @@ class ReportTest(absltest.TestCase):
         self.assertIn("trained, step 4", text)
         self.assertNotIn("broken, step", text)
         self.assertFalse((broken / "checkpoints" / "4").exists())
+
+    def test_data_without_labels(self):
+        self.assertEqual([*map(classes, (0, 1, 1000))], ["no labels", "1 class", "1,000 classes"])
 
     def test_errors_are_one_line(self):
         for message, argv in (
