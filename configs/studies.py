@@ -260,7 +260,7 @@ def _on_codes(config: str) -> dict:
 
 def dense_photos() -> dict:
     """Methods with losses of pixels, and SimCLR: the same network, views, optimizer and images, for
-    measurements of maps, on three seeds. Set --data and the settings of those protocols.
+    measurements of maps, on five seeds. Set --data and the settings of those protocols.
     """
     view = {"size": 48, "area": (0.2, 1.0), "recipe": "moco_v2"}
     pair = {"objective.view": {"count": 2} | view, "objective.temperature": 0.2}
@@ -273,16 +273,16 @@ def dense_photos() -> dict:
     common_keys = {
         "backbone.stem": "small",
         "optim.lr": 2e-3,
-        "optim.warmup_steps": 100,
-        "train.steps": 1000,
+        "optim.warmup_steps": 50,
+        "train.steps": 500,
         "train.batch_size": 64,
-        "evals.protocols": ("segmentation", "patches", "propagation"),
+        "evals.protocols": ("patches", "propagation"),
     }
     return {
         f"{arm}-seed{seed}": {"config": f"{arm.split('-')[0]}:digits", "train.seed": seed}
         | run
         | common_keys
-        for seed, (arm, run) in product(range(3), arms.items())
+        for seed, (arm, run) in product(range(5), arms.items())
     }
 
 
