@@ -1,5 +1,5 @@
-"""What users' programs are compiled with, where the flags of tests (`conftest.py`) change the
-numbers or make a long run slow.
+"""Compiler options of users' programs, where those of tests (`conftest.py`) change the numbers or
+make a long run slow.
 """
 
 import os
