@@ -32,6 +32,7 @@ from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
+from ssl_jax.run.commands.train import number_of_classes
 from ssl_jax.run.configs import load_method
 from ssl_jax.run.console import terminal, verdict
 from ssl_jax.run.evaluation import steps_of
@@ -144,10 +145,6 @@ def examine(
             )
 
 
-def classes(count: int) -> str:
-    return {0: "no labels", 1: "1 class"}.get(count, f"{count:,} classes")
-
-
 def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     """Return the facts that follow from the config alone."""
     spec, optim = experiment.spec, experiment.sections["optim"]
@@ -165,7 +162,7 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
         "folder": str(folder),
         "method": str(hyper.get("name", "")),
         "data": f"{experiment.data.train}: {spec.num_examples:,} images, "
-        f"{classes(spec.num_classes)}; evaluation: {evaluation}",
+        f"{number_of_classes(spec.num_classes)}; evaluation: {evaluation}",
         "views of an image": ", ".join(crops),
         "backbone": arch,
         "optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}, weight "

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl.testing import absltest
 
 from ssl_jax import cli
-from ssl_jax.cli.report import classes
+from ssl_jax.run.commands.train import number_of_classes
 
 TINY = (
     "--config=rotnet:digits",
@@ -80,7 +80,8 @@ class ReportTest(absltest.TestCase):
         self.assertFalse((broken / "checkpoints" / "4").exists())
 
     def test_data_without_labels(self):
-        self.assertEqual([*map(classes, (0, 1, 1000))], ["no labels", "1 class", "1,000 classes"])
+        described = [*map(number_of_classes, (0, 1, 1000))]
+        self.assertEqual(described, ["no labels", "1 class", "1,000 classes"])
 
     def test_errors_are_one_line(self):
         for message, argv in (

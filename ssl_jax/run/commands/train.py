@@ -245,13 +245,18 @@ def classes(source: Source, count: bool) -> str:
     """Describe the classes: number and first names; with `count` also the unlabelled examples."""
     names = source.class_names
     if not names:
-        return "no labels"
+        return number_of_classes(0)
     listed = ", ".join(map(_printable, names[:CLASSES_SHOWN]))
     listed += ", ..." if len(names) > CLASSES_SHOWN else ""
-    line = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({listed})"
+    line = f"{number_of_classes(len(names))} ({listed})"
     if count and source.labels is not None and (missing := int((source.labels < 0).sum())):
         line += f", {_images(missing)} without a label"
     return line
+
+
+def number_of_classes(count: int) -> str:
+    """Describe data with this number of classes; 0 is that of data without labels."""
+    return {0: "no labels", 1: "1 class"}.get(count, f"{count:,} classes")
 
 
 def _images(count: int) -> str:
