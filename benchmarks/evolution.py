@@ -1,19 +1,20 @@
 """Evolved loss weights against equal ones and random search of the same cost, in one process.
 
-python benchmarks/evolution.py --population=6 --generations=4 --steps=60
+python benchmarks/evolution.py --population=8 --generations=8 --steps=100 --search=0
 
 A member is the recipe trained for some steps; all members share one compiled step and one compiled
-initialisation, as weights and seed are arguments. The fitness is measured on one half of the
-held-out clips. The best of each search and equal weights are then trained again from other seeds
-and measured on the other half: the fitness, its entropy, and without a part in the search the R2 of
-a ridge regression from features of training clips to the digit's place and velocity, and the kNN
-accuracy of its class.
+initialisation, as weights and seed are arguments. The fitness is measured on clips of one half of
+the held-out digits, with several motions and backgrounds each. The best of each search and equal
+weights are then trained again from other seeds and measured on clips of the other half: the
+fitness, its entropy, and without a part in the search the kNN accuracy of the digit's class.
 """
 
 import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +25,23 @@ from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.plain import Text
 from ssl_jax.data.assemble import Pool
 from ssl_jax.data.clips import Clips
-from ssl_jax.data.draws import uniform
-from ssl_jax.data.sources import held_out, open_source
-from ssl_jax.evals.protocols.zipf import cluster_shares
-from ssl_jax.losses.zipf import zipf_divergence
+from ssl_jax.data.sources import digits, moving_digits
+from ssl_jax.evals.protocols.zipf import Zipf, cluster_shares, divergence
 from ssl_jax.run.configs import configured
 from ssl_jax.run.evolution import Generation, Settings, ask
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.training.state import init_fn
 from ssl_jax.training.step import make_train_step
 
-CLUSTERS, NEIGHBOURS = 10, 20
+MOTIONS, NEIGHBOURS = 4, 20
+STARTS = jax.random.split(jax.random.key(0), 2 * Zipf.starts)
+
+
+class Labelled(NamedTuple):
+    """Clips (N, frames, h, w, 3) uint8 with the classes (N,) of their digits."""
+
+    clips: np.ndarray
+    classes: np.ndarray
 
 
 class Trainer:
@@ -51,105 +58,103 @@ class Trainer:
         self.fresh = jax.jit(init_fn(self.objective, self.run.tx), out_shardings=self.run.placed)
         _, batches = self.run.training_batches(0, steps)
         self.batches = list(batches)
-        self.view, frames = self.objective.view, self.objective.backbone.config.frames
-        self.train = read(open_source("moving_digits", "train"), self.view, frames)
-        self.test = read(held_out("moving_digits"), self.view, frames)
         net = self.objective.backbone
         self.embed = jax.jit(
-            lambda p, s, x: net.apply(p, s, prepare(self.view, x), train=False)[0].pooled
+            lambda p, s, x: net.apply(p, s, prepare(self.objective.view, x), train=False)[0].pooled
         )
 
-    def __call__(self, weights: np.ndarray, seed: int):
+    def __call__(
+        self, weights: np.ndarray, seed: int, batches: int | None = None
+    ) -> Callable[[np.ndarray], np.ndarray]:
         """Train with these weights from a fresh state; return a function clips -> features."""
         state = self.fresh(jnp.uint32(seed))
         extra = dict(state.extra, weights=jnp.asarray(weights, jnp.float32))
         state = dataclasses.replace(state, extra=extra)
         with jax.set_mesh(self.run.mesh):
-            for batch in self.batches:
+            for batch in self.batches[:batches]:
                 state, _ = self.step(state, batch)
         encoder = self.objective.encoder(state.params, state.extra)
         return lambda clips: np.concatenate(
             [self.embed(encoder.params, encoder.stats, c) for c in np.split(clips, 5)]
         )
 
+    def clips(self, split: str, rows: slice, seed: int) -> Labelled:
+        """Read clips of some digits with the motion and the background of a seed."""
+        digit, photos = digits.load("", split), moving_digits.load("", split)._photos
+        source = moving_digits.MovingDigits(
+            "clips", digit.arrays[rows], digit.labels[rows], photos, seed
+        )
+        frames = self.objective.backbone.config.frames
+        reader = Clips(source, Inputs((self.objective.view,), frames=frames), 3, seed=0)
+        index = np.arange(len(source) // 5 * 5)
+        return Labelled(reader.batch(index, 0, Pool(1).run)["frames"], source.labels[index])
 
-def read(source, view, frames):
-    """Read one clip of each example and its class, place and velocity."""
-    index = np.arange(len(source) // 5 * 5)
-    clips = Clips(source, Inputs((view,), frames=frames), 3, seed=0)
-    pixels = clips.batch(index, 0, Pool(1).run)["frames"]
-    starts = [clips._start(i, uniform(0, 0, int(i), 1, 1, shape=(1,))[0]) for i in index]
-    places = np.stack(
-        [
-            source._place(i, np.array([s, s + frames - 1]))
-            for i, s in zip(index, starts, strict=True)
-        ]
-    )
-    targets = np.concatenate([places.mean(1), np.diff(places, axis=1)[:, 0]], axis=1)
-    return pixels, source.labels[index], targets.astype(np.float64)
-
-
-def zipf(features):
-    shares, _ = cluster_shares(features, CLUSTERS, None, jax.random.key(0))
-    shares = np.asarray(shares)
-    return float(zipf_divergence(shares)), float(np.sum(jax.scipy.special.entr(shares)))
+    def held_out(self, rows: slice) -> Labelled:
+        """Read clips of some held-out digits, `MOTIONS` of each."""
+        each = [self.clips("eval", rows, seed) for seed in range(1, 1 + MOTIONS)]
+        return Labelled(*map(np.concatenate, zip(*each, strict=True)))
 
 
-def r_squared(train, targets, test, wanted):
-    """Return R2 of a ridge regression, the mean over the targets."""
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    x, y = ((np.c_[(f - mean) / std, np.ones(len(f))]) for f in (train, test))
-    solved = np.linalg.solve(x.T @ x + 10 * np.eye(x.shape[1]), x.T @ targets)
-    error = np.square(y @ solved - wanted).sum(0)
-    return 1 - error / np.square(wanted - targets.mean(0)).sum(0)
+def zipf(features: np.ndarray) -> tuple[float, float]:
+    """Return the divergence and the entropy that the protocol `zipf` measures."""
+    shares, _ = cluster_shares(features, Zipf.clusters, None, STARTS)
+    return divergence(shares), float(jnp.mean(jnp.sum(jax.scipy.special.entr(shares), axis=1)))
 
 
-def neighbours(train, labels, test, wanted):
+def neighbours(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, wanted: np.ndarray
+) -> float:
+    """Return the share of the classes `wanted` that the nearest training examples vote for."""
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
     nearest = np.argsort(-unit(test) @ unit(train).T, axis=1)[:, :NEIGHBOURS]
     votes = np.stack([np.bincount(labels[row], minlength=10) for row in nearest])
     return float(np.mean(votes.argmax(1) == wanted))
 
 
+def search(settings: Settings, trainer: Trainer, clips: np.ndarray) -> np.ndarray:
+    """Return the genome with the best fitness on `clips` of a search, whose members are printed."""
+    names = trainer.objective.tasks.names
+    history: list[Generation] = []
+    for generation in range(settings.generations):
+        start, genomes = time.process_time(), ask(settings, len(names), history)
+        numbers = [zipf(trainer(genome, 0)(clips)) for genome in genomes]
+        history.append(Generation(genomes, np.array([kl for kl, _ in numbers])))
+        report = {"search": settings.algorithm, "generation": generation, "kl, entropy": numbers}
+        print(json.dumps(report | {"cpu_s": time.process_time() - start}), flush=True)
+    genomes, fitness = (np.concatenate(part) for part in zip(*history, strict=True))
+    best = genomes[fitness.argmin()]
+    print(json.dumps(dict(zip(names, best.tolist(), strict=True))), flush=True)
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("population", 6), ("generations", 4), ("steps", 60)):
+    for name, default in (("population", 8), ("generations", 8), ("steps", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the final runs")
+    parser.add_argument("--search", type=int, default=0, help="seed of both searches")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds of the final runs")
     parser.add_argument("changes", nargs="*", help="keys of the config, backbone.dim=32")
     flags = parser.parse_args()
     trainer = Trainer(flags.steps, flags.changes)
-    names, half = trainer.objective.tasks.names, len(trainer.test[0]) // 2 // 5 * 5
-    best = {"equal": np.ones(len(names))}
+    train, half = trainer.clips("train", slice(None), 0), 180
+    fitness_of, test = trainer.held_out(slice(half)), trainer.held_out(slice(half, None))
+    equal = np.ones(len(trainer.objective.tasks.names))
+    finals = {"equal": (equal, None), "untrained": (equal, 0)}
     for algorithm in ("tournament", "random"):
         settings = Settings(
-            population=flags.population, generations=flags.generations, algorithm=algorithm
+            population=flags.population,
+            generations=flags.generations,
+            algorithm=algorithm,
+            seed=flags.search,
         )
-        history: list[Generation] = []
-        for generation in range(flags.generations):
-            start, genomes = time.process_time(), ask(settings, len(names), history)
-            numbers = [zipf(trainer(genome, 0)(trainer.test[0][:half])) for genome in genomes]
-            history.append(Generation(genomes, np.array([kl for kl, _ in numbers])))
-            report = {"search": algorithm, "generation": generation, "kl, entropy": numbers}
-            print(json.dumps(report | {"cpu_s": time.process_time() - start}), flush=True)
-        genomes, fitness = (np.concatenate(part) for part in zip(*history, strict=True))
-        best[algorithm] = genomes[fitness.argmin()]
-        print(json.dumps(dict(zip(names, best[algorithm].tolist(), strict=True))), flush=True)
-    for name, weights in [*best.items(), ("untrained", None)]:
-        for seed in range(1, flags.seeds + 1):
-            batches = trainer.batches
-            if weights is None:
-                trainer.batches = []
-            features = trainer(np.ones(len(names)) if weights is None else weights, seed)
-            trainer.batches = batches
-            (pixels, labels, targets), (clips, classes, wanted) = trainer.train, trainer.test
-            train, test = features(pixels), features(clips)[half:]
-            kl, entropy = zipf(test)
-            row = {"weights": name, "seed": seed, "kl": kl, "entropy": entropy}
-            row["place_r2, velocity_r2"] = [
-                float(r.mean()) for r in np.split(r_squared(train, targets, test, wanted[half:]), 2)
-            ]
-            row["knn"] = neighbours(train, labels, test, classes[half:])
+        finals[algorithm] = search(settings, trainer, fitness_of.clips), None
+    for name, (weights, batches) in finals.items():
+        for seed in range(1 + flags.seeds * flags.search, 1 + flags.seeds * (flags.search + 1)):
+            features = trainer(weights, seed, batches)
+            seen, new = features(train.clips), features(test.clips)
+            kl, entropy = zipf(new)
+            row = {"weights": name, "search": flags.search, "seed": seed, "kl": kl}
+            row |= {"entropy": entropy, "knn": neighbours(seen, train.classes, new, test.classes)}
             print(json.dumps(row), flush=True)
 
 

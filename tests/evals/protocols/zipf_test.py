@@ -10,7 +10,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import moving_digits
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.images import Images
-from ssl_jax.evals.protocols.zipf import Zipf, cluster_shares
+from ssl_jax.evals.protocols.zipf import Zipf, cluster_shares, divergence
 from ssl_jax.losses.zipf import zipf_divergence
 from ssl_jax.nets.backbones.vit_video import make as vit_video
 from ssl_jax.objectives.base import Encoder, Probe
@@ -22,14 +22,24 @@ class ZipfTest(absltest.TestCase):
         counts = np.array([60, 30, 20, 15])
         centres = np.repeat(20 * np.eye(4, 5), counts, axis=0)
         soft, hard = cluster_shares(
-            centres + draw.normal(size=centres.shape), 4, None, jax.random.key(3)
+            centres + draw.normal(size=centres.shape), 4, None, jax.random.key(3)[None]
         )
-        np.testing.assert_allclose(np.sort(soft)[::-1], counts / 125, atol=1e-3)
-        np.testing.assert_allclose(np.sort(hard)[::-1], counts / 125, atol=1e-6)
-        self.assertLess(float(zipf_divergence(soft)), 1e-4)
+        np.testing.assert_allclose(np.sort(soft[0])[::-1], counts / 125, atol=1e-3)
+        np.testing.assert_allclose(np.sort(hard[0])[::-1], counts / 125, atol=1e-6)
+        self.assertLess(divergence(soft), 1e-4)
+
+    def test_mean_over_the_starts(self):
+        points = np.random.default_rng(0).normal(size=(200, 3))
+        keys = jax.random.split(jax.random.key(0), 4)
+        soft, _ = cluster_shares(points, 5, None, keys)
+        each = [float(zipf_divergence(shares)) for shares in soft]
+        self.assertGreater(max(each) - min(each), 1e-3)
+        self.assertAlmostEqual(divergence(soft), np.mean(each), places=6)
+        alone, _ = cluster_shares(points, 5, None, keys[2:3])
+        np.testing.assert_allclose(alone[0], soft[2], rtol=1e-6)
 
     def test_equal_rows_stay_finite(self):
-        soft, _ = cluster_shares(np.ones((20, 3)), 4, None, jax.random.key(0))
+        soft, _ = cluster_shares(np.ones((20, 3)), 4, None, jax.random.key(0)[None])
         self.assertTrue(np.isfinite(soft).all())
 
     def test_a_network_of_clips_sees_clips(self):
