@@ -37,7 +37,7 @@ MOTIONS, NEIGHBOURS = 4, 20
 STARTS = jax.random.split(jax.random.key(0), 2 * Zipf.starts)
 
 
-class Labelled(NamedTuple):
+class ClipsOfDigits(NamedTuple):
     """Clips (N, frames, h, w, 3) uint8 with the classes (N,) of their digits."""
 
     clips: np.ndarray
@@ -78,7 +78,7 @@ class Trainer:
             [self.embed(encoder.params, encoder.stats, c) for c in np.split(clips, 5)]
         )
 
-    def clips(self, split: str, rows: slice, seed: int) -> Labelled:
+    def clips(self, split: str, rows: slice, seed: int) -> ClipsOfDigits:
         """Read clips of some digits with the motion and the background of a seed."""
         digit, photos = digits.load("", split), moving_digits.load("", split)._photos
         source = moving_digits.MovingDigits(
@@ -87,12 +87,12 @@ class Trainer:
         frames = self.objective.backbone.config.frames
         reader = Clips(source, Inputs((self.objective.view,), frames=frames), 3, seed=0)
         index = np.arange(len(source) // 5 * 5)
-        return Labelled(reader.batch(index, 0, Pool(1).run)["frames"], source.labels[index])
+        return ClipsOfDigits(reader.batch(index, 0, Pool(1).run)["frames"], source.labels[index])
 
-    def held_out(self, rows: slice) -> Labelled:
+    def held_out(self, rows: slice) -> ClipsOfDigits:
         """Read clips of some held-out digits, `MOTIONS` of each."""
         each = [self.clips("eval", rows, seed) for seed in range(1, 1 + MOTIONS)]
-        return Labelled(*map(np.concatenate, zip(*each, strict=True)))
+        return ClipsOfDigits(*map(np.concatenate, zip(*each, strict=True)))
 
 
 def zipf(features: np.ndarray) -> tuple[float, float]:
@@ -151,10 +151,13 @@ def main() -> None:
     for name, (weights, batches) in finals.items():
         for seed in range(1 + flags.seeds * flags.search, 1 + flags.seeds * (flags.search + 1)):
             features = trainer(weights, seed, batches)
-            seen, new = features(train.clips), features(test.clips)
-            kl, entropy = zipf(new)
+            bank, queries = features(train.clips), features(test.clips)
+            kl, entropy = zipf(queries)
             row = {"weights": name, "search": flags.search, "seed": seed, "kl": kl}
-            row |= {"entropy": entropy, "knn": neighbours(seen, train.classes, new, test.classes)}
+            row |= {
+                "entropy": entropy,
+                "knn": neighbours(bank, train.classes, queries, test.classes),
+            }
             print(json.dumps(row), flush=True)
 
 
