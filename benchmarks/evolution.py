@@ -111,13 +111,16 @@ def neighbours(
     return float(np.mean(votes.argmax(1) == wanted))
 
 
-def search(settings: Settings, trainer: Trainer, clips: np.ndarray) -> np.ndarray:
-    """Return the genome with the best fitness on `clips` of a search, whose members are printed."""
+def search(settings: Settings, trainer: Trainer, clips: np.ndarray, runs: int) -> np.ndarray:
+    """Return the genome of a search with the best mean fitness on `clips` over the seeds 0 to
+    `runs` - 1; all members are printed.
+    """
     names = trainer.objective.tasks.names
     history: list[Generation] = []
     for generation in range(settings.generations):
         start, genomes = time.process_time(), ask(settings, len(names), history)
-        numbers = [zipf(trainer(genome, 0)(clips)) for genome in genomes]
+        each = [[zipf(trainer(genome, i)(clips)) for i in range(runs)] for genome in genomes]
+        numbers = np.mean(each, axis=1).tolist()
         history.append(Generation(genomes, np.array([kl for kl, _ in numbers])))
         report = {"search": settings.algorithm, "generation": generation, "kl, entropy": numbers}
         print(json.dumps(report | {"cpu_s": time.process_time() - start}), flush=True)
@@ -132,6 +135,8 @@ def main() -> None:
     for name, default in (("population", 8), ("generations", 8), ("steps", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--search", type=int, default=0, help="seed of both searches")
+    parser.add_argument("--runs", type=int, default=1, help="runs of a member, from other seeds")
+    parser.add_argument("--algorithm", default="tournament", help="that of evolution, or cma")
     parser.add_argument("--seeds", type=int, default=4, help="seeds of the final runs")
     parser.add_argument("changes", nargs="*", help="keys of the config, backbone.dim=32")
     flags = parser.parse_args()
@@ -140,24 +145,23 @@ def main() -> None:
     fitness_of, test = trainer.held_out(slice(half)), trainer.held_out(slice(half, None))
     equal = np.ones(len(trainer.objective.tasks.names))
     finals = {"equal": (equal, None), "untrained": (equal, 0)}
-    for algorithm in ("tournament", "random"):
+    for algorithm in (flags.algorithm, "random"):
         settings = Settings(
             population=flags.population,
             generations=flags.generations,
             algorithm=algorithm,
             seed=flags.search,
         )
-        finals[algorithm] = search(settings, trainer, fitness_of.clips), None
+        finals[algorithm] = search(settings, trainer, fitness_of.clips, flags.runs), None
     for name, (weights, batches) in finals.items():
-        for seed in range(1 + flags.seeds * flags.search, 1 + flags.seeds * (flags.search + 1)):
+        first = flags.runs + flags.seeds * flags.search
+        for seed in range(first, first + flags.seeds):
             features = trainer(weights, seed, batches)
             bank, queries = features(train.clips), features(test.clips)
             kl, entropy = zipf(queries)
-            row = {"weights": name, "search": flags.search, "seed": seed, "kl": kl}
-            row |= {
-                "entropy": entropy,
-                "knn": neighbours(bank, train.classes, queries, test.classes),
-            }
+            knn = neighbours(bank, train.classes, queries, test.classes)
+            row = {"weights": name, "search": flags.search, "seed": seed}
+            row |= {"kl": kl, "entropy": entropy, "knn": knn}
             print(json.dumps(row), flush=True)
 
 
