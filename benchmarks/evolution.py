@@ -5,8 +5,9 @@ python benchmarks/evolution.py --population=8 --generations=8 --steps=100 --sear
 A member is the recipe trained for some steps; all members share one compiled step and one compiled
 initialisation, as weights and seed are arguments. The fitness is measured on clips of one half of
 the held-out digits, with several motions and backgrounds each. The best of each search and equal
-weights are then trained again from other seeds and measured on clips of the other half: the
-fitness, its entropy, and without a part in the search the kNN accuracy of the digit's class.
+weights are then trained again from the seeds of the members and from others, and measured on clips
+of the other half: the fitness, its entropy, and without a part in the search the kNN accuracy of
+the digit's class.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from ssl_jax.core.plain import Text
 from ssl_jax.data.assemble import Pool
 from ssl_jax.data.clips import Clips
 from ssl_jax.data.sources import digits, moving_digits
-from ssl_jax.evals.protocols.zipf import Zipf, cluster_shares, divergence
+from ssl_jax.evals.protocols.zipf import Zipf, cluster_shares, divergence, entropy
 from ssl_jax.run.configs import configured
 from ssl_jax.run.evolution import Generation, Settings, ask
 from ssl_jax.run.experiment import Experiment
@@ -98,7 +99,7 @@ class Trainer:
 def zipf(features: np.ndarray) -> tuple[float, float]:
     """Return the divergence and the entropy that the protocol `zipf` measures."""
     shares, _ = cluster_shares(features, Zipf.clusters, None, STARTS)
-    return divergence(shares), float(jnp.mean(jnp.sum(jax.scipy.special.entr(shares), axis=1)))
+    return divergence(shares), entropy(shares)
 
 
 def neighbours(
@@ -137,11 +138,11 @@ def main() -> None:
     parser.add_argument("--search", type=int, default=0, help="seed of both searches")
     parser.add_argument("--runs", type=int, default=1, help="runs of a member, from other seeds")
     parser.add_argument("--algorithm", default="tournament", help="that of evolution, or cma")
-    parser.add_argument("--seeds", type=int, default=4, help="seeds of the final runs")
+    parser.add_argument("--seeds", type=int, default=4, help="other seeds of the final runs")
     parser.add_argument("changes", nargs="*", help="keys of the config, backbone.dim=32")
     flags = parser.parse_args()
     trainer = Trainer(flags.steps, flags.changes)
-    train, half = trainer.clips("train", slice(None), 0), 180
+    train, half = trainer.clips("train", slice(None), 0), 180  # of 360
     fitness_of, test = trainer.held_out(slice(half)), trainer.held_out(slice(half, None))
     equal = np.ones(len(trainer.objective.tasks.names))
     finals = {"equal": (equal, None), "untrained": (equal, 0)}
@@ -155,13 +156,12 @@ def main() -> None:
         finals[algorithm] = search(settings, trainer, fitness_of.clips, flags.runs), None
     for name, (weights, batches) in finals.items():
         first = flags.runs + flags.seeds * flags.search
-        for seed in range(first, first + flags.seeds):
+        for seed in [*range(flags.runs), *range(first, first + flags.seeds)]:
             features = trainer(weights, seed, batches)
             bank, queries = features(train.clips), features(test.clips)
-            kl, entropy = zipf(queries)
             knn = neighbours(bank, train.classes, queries, test.classes)
             row = {"weights": name, "search": flags.search, "seed": seed}
-            row |= {"kl": kl, "entropy": entropy, "knn": knn}
+            row |= {"kl, entropy": zipf(queries), "knn": knn}
             print(json.dumps(row), flush=True)
 
 

@@ -65,7 +65,7 @@ class Zipf(AtLayer):
         return {
             "zipf_kl": divergence(soft, self.exponent),
             "zipf_kl_hard": divergence(hard, self.exponent),
-            "zipf_entropy": float(jnp.mean(jnp.sum(jax.scipy.special.entr(soft), axis=1))),
+            "zipf_entropy": entropy(soft),
         }
 
 
@@ -79,8 +79,14 @@ def divergence(shares: Array, exponent: float = 1.0) -> float:
     return float(jnp.mean(jax.vmap(functools.partial(zipf_divergence, exponent=exponent))(shares)))
 
 
+def entropy(shares: Array) -> float:
+    """Return the mean entropy of the shares (S, k) of S clusterings, nats."""
+    return float(jnp.mean(jnp.sum(jax.scipy.special.entr(shares), axis=1)))
+
+
+@functools.partial(jax.jit, static_argnames="clusters")
 def cluster_shares(
-    features: np.ndarray, clusters: int, sigma: float | None, keys: Array
+    features: Array | np.ndarray, clusters: int, sigma: float | None, keys: Array
 ) -> tuple[Array, Array]:
     """Return the shares (S, k) of the clusters of features (N, D) by soft and by hard assignments,
     from S starts of k-means.
