@@ -111,7 +111,7 @@ OTHER = {
     "similarity": {"examples": 20, "other": "2"},
     "distance": {},
     "translation": {"target": "{masks}", "examples": 9},
-    "zipf": {"examples": 20, "clusters": 3, "exponent": 2.0, "sigma": 3.0, "draw": 1},
+    "zipf": {"examples": 20, "clusters": 3, "exponent": 2.0, "sigma": 3.0, "starts": 1, "draw": 1},
     "attention": {"examples": 8},
     "online": {},
     "knn": {"k": 3, "temperature": 1e-4},
