@@ -9,9 +9,12 @@ that its last evaluation measured. Run again, the command skips finished members
 unfinished one; the members are the same. S/best.json has the best numbers.
 """
 
+import math
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+import numpy as np
 
 from ssl_jax import cli
 from ssl_jax.cli.results import Row, TableFlags, ordered, rendered, show
@@ -20,7 +23,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.run import flags as command_line
-from ssl_jax.run.evolution import SearchPlan, Settings, last_metrics
+from ssl_jax.run.evolution import Generation, SearchPlan, Settings, mean_number
 from ssl_jax.run.study import finished
 
 ENTROPY = "diag/zipf_entropy"  # shown beside the fitness: collapsed features have a moderate one
@@ -58,7 +61,7 @@ def main(argv: list[str]) -> int:
     while (step := plan.next(folder))[0]:
         pending = [run for run in step[0] if not finished(folder / run.name)]
         if flags.ask:
-            print(f"{len(pending)} members to train: {', '.join(run.name for run in pending)}")
+            print(f"{len(pending)} runs to train: {', '.join(run.name for run in pending)}")
             print(f"python -m launch.slurm --evolve --workdir={folder}")
             return 0
         for run in pending:
@@ -68,21 +71,25 @@ def main(argv: list[str]) -> int:
                 return code
             if code:
                 raise UserError(f"{run.name} was not trained, for the reason above")
-    rows = table(plan, folder)
-    best = min(rows, key=lambda row: row[plan.fitness] * (-1 if plan.maximize else 1))
-    write_json(folder / "best.json", {name: best[name] for name in plan.names})
-    show(rendered(ordered(rows, flags.sort), list(rows[0]), flags.format), flags)
+    rows, members = table(plan, folder)
+    best = members.genomes[members.fitness.argmin()].tolist()
+    write_json(folder / "best.json", dict(zip(plan.names, best, strict=True)))
+    names = dict.fromkeys(("run", plan.fitness, ENTROPY, *plan.names))
+    columns = [name for name in names if any(name in row for row in rows)]
+    show(rendered(ordered(rows, flags.sort), columns, flags.format), flags)
     return 0
 
 
-def table(plan: SearchPlan, folder: Path) -> list[Row]:
-    """Build one row per member: its fitness, the other label-free numbers, its genome."""
+def table(plan: SearchPlan, folder: Path) -> tuple[list[Row], Generation]:
+    """Build one row per member: its fitness, the other label-free number, its genome. Return also
+    all members as one generation, in the same order.
+    """
     rows: list[Row] = []
     _, history = plan.next(folder)
-    for generation, (genomes, _) in enumerate(history):
-        for run, genome in zip(plan.members(generation, genomes), genomes, strict=True):
-            last = last_metrics(folder / run.name)
-            beside = {ENTROPY: last[ENTROPY]} if ENTROPY in last else {}
-            row: Row = {"run": run.name, plan.fitness: last.get(plan.fitness, float("nan"))}
-            rows.append(row | beside | dict(zip(plan.names, map(float, genome), strict=True)))
-    return rows
+    for number, (genomes, _) in enumerate(history):
+        members = plan.members(number, genomes).items()
+        for (name, runs), genome in zip(members, genomes, strict=True):
+            shown = {key: mean_number(folder, runs, key) for key in (plan.fitness, ENTROPY)}
+            row: Row = {"run": name} | {k: v for k, v in shown.items() if math.isfinite(v)}
+            rows.append(row | dict(zip(plan.names, map(float, genome), strict=True)))
+    return rows, Generation(*map(np.concatenate, zip(*history, strict=True)))

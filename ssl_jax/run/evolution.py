@@ -21,11 +21,11 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.core.ranges import Count, Positive, Seed, Several
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.run.study import Planned, finished
-from ssl_jax.training.metrics import read_metrics
+from ssl_jax.run.study import Planned, finished, last_numbers
 
 Array = np.ndarray
 PLAN = "evolution.json"  # in the folder of the search
+SEED = "train.seed"
 DIGITS = 4  # decimals of a weight, so that a command line has it exactly
 Algorithm = Literal["tournament", "cma", "random"]
 
@@ -40,6 +40,7 @@ class Settings:
     tournament: Count = flag("members that compete to be a parent, of algorithm=tournament", 3)
     deviation: Positive = flag("deviation of a mutation, or that CMA-ES starts with", 0.3)
     seed: Seed = flag("number of the random draws", 0)
+    runs: Count = flag("runs of a member, from other seeds; their mean fitness counts", 1)
 
 
 class Generation(NamedTuple):
@@ -168,6 +169,7 @@ class SearchPlan:
         """
         data = {name: more[name] for name in ("data", "eval_data")}
         resolved: Any = Experiment.from_config(configured(config, overrides, **data)).resolved()
+        seed = resolved["train"]["seed"]
         for part in genes.split("."):
             resolved = resolved.get(part) if isinstance(resolved, Mapping) else None
         values = list(resolved.values()) if isinstance(resolved, Mapping) else []
@@ -177,6 +179,8 @@ class SearchPlan:
                 "such as objective.weights"
             )
         plain = {key: str(value) for key, value in overrides}
+        if more["settings"].runs > 1:
+            plain[SEED] = str(seed)  # that of the first run
         return cls(config, plain, genes, tuple(resolved), **more)
 
     @classmethod
@@ -215,41 +219,54 @@ class SearchPlan:
             )
         write_json(folder / PLAN, dataclasses.asdict(self))
 
-    def members(self, generation: int, genomes: Array) -> list[Planned]:
-        """Return the runs of a generation."""
-        runs = []
+    def members(self, generation: int, genomes: Array) -> dict[str, list[Planned]]:
+        """Return the runs of each member of a generation, by the member's name; they differ in
+        their seed.
+        """
+        members = {}
         for i, genome in enumerate(genomes):
+            name = f"g{generation:02}-m{i:02}"
             genes = {f"{self.genes}.{n}": float(x) for n, x in zip(self.names, genome, strict=True)}
-            runs.append(
-                Planned(f"g{generation:02}-m{i:02}", self.config, {**self.overrides, **genes})
-            )
-        return runs
+            changes = {**self.overrides, **genes}
+            if self.settings.runs == 1:
+                members[name] = [Planned(name, self.config, changes)]
+                continue
+            first = int(self.overrides[SEED])
+            members[name] = [
+                Planned(f"{name}-s{seed}", self.config, {**changes, SEED: seed})
+                for seed in range(first, first + self.settings.runs)
+            ]
+        return members
 
     def next(self, folder: Path) -> tuple[list[Planned], list[Generation]]:
-        """Return the members of the first generation of which some are not finished, [] if all
-        generations are, and those before it.
+        """Return the runs of the first generation of which some are not finished, [] if all
+        generations are, and the generations before it.
         """
         history: list[Generation] = []
         for generation in range(self.settings.generations):
             genomes = ask(self.settings, len(self.names), history)
-            runs = self.members(generation, genomes)
+            members = self.members(generation, genomes)
+            runs = [run for each in members.values() for run in each]
             if not all(finished(folder / run.name) for run in runs):
                 return runs, history
-            history.append(self.tell(folder, runs, genomes))
+            history.append(self.tell(folder, members, genomes))
         return [], history
 
-    def tell(self, folder: Path, runs: Sequence[Planned], genomes: Array) -> Generation:
-        """Read the fitness of the trained members of a generation.
+    def tell(
+        self, folder: Path, members: Mapping[str, Sequence[Planned]], genomes: Array
+    ) -> Generation:
+        """Read the fitness of the trained members of a generation: the mean over the runs of each,
+        which must all have it.
 
         Raises:
           UserError: no member has a fitness.
         """
-        values = [last_metrics(folder / run.name).get(self.fitness, math.nan) for run in runs]
+        values = [mean_number(folder, runs, self.fitness) for runs in members.values()]
         fitness = np.array(values) * (-1 if self.maximize else 1)
         if not np.isfinite(fitness).any():
             raise UserError(
-                f"--fitness={self.fitness}: no member of the generation of {runs[0].name} has this "
-                "number; set evals.protocols to measure it"
+                f"--fitness={self.fitness}: no member of the generation of {next(iter(members))} "
+                "has this number; set evals.protocols to measure it"
             )
         return Generation(genomes, np.where(np.isfinite(fitness), fitness, np.inf))
 
@@ -269,9 +286,7 @@ def pending(folder: Path) -> list[list[str]]:
     return [run.words(folder, plan.data, plan.eval_data) for run in unfinished]
 
 
-def last_metrics(folder: Path) -> dict[str, float]:
-    """Return the last value of every metric of the run in `folder`."""
-    last: dict[str, float] = {}
-    for line in read_metrics(folder):
-        last |= line
-    return last
+def mean_number(folder: Path, runs: Sequence[Planned], name: str) -> float:
+    """Return the mean over `runs` of the last value of a metric; NaN if one has none."""
+    values = [last_numbers(folder / run.name).get(name, math.nan) for run in runs]
+    return float(np.mean(values))

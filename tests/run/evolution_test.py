@@ -16,8 +16,9 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
+from ssl_jax.cli import evolve
 from ssl_jax.core.errors import UserError
-from ssl_jax.run import evolution
+from ssl_jax.run import evolution, study
 from ssl_jax.run.evolution import Generation, SearchPlan, Settings, ask, projected
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,7 @@ class PlanTest(absltest.TestCase):
         with (
             mock.patch.object(evolution, "finished", lambda path: path.name in trained),
             mock.patch.object(
-                evolution, "last_metrics", lambda path: {"diag/f": trained[path.name]}
+                evolution, "last_numbers", lambda path: {"diag/f": trained[path.name]}
             ),
         ):
             names = []
@@ -129,10 +130,43 @@ class PlanTest(absltest.TestCase):
 
     def test_maximize(self):
         values = iter((0.5, float("nan")))
-        with mock.patch.object(evolution, "last_metrics", lambda _: {"diag/f": next(values)}):
+        with mock.patch.object(evolution, "last_numbers", lambda _: {"diag/f": next(values)}):
             runs = plan().members(0, np.ones((2, 6)))
             generation = plan(maximize=True).tell(self.folder, runs, np.ones((2, 6)))
         np.testing.assert_array_equal(generation.fitness, [-0.5, np.inf])
+
+    def test_the_fitness_is_the_mean_of_runs_from_several_seeds(self):
+        several = plan(
+            overrides={"train.seed": "5"}, settings=Settings(population=2, generations=1, runs=2)
+        )
+        members = several.members(0, np.ones((2, 6)))
+        names = [[run.name for run in runs] for runs in members.values()]
+        self.assertEqual(names, [["g00-m00-s5", "g00-m00-s6"], ["g00-m01-s5", "g00-m01-s6"]])
+        seeds = [run.changes["train.seed"] for runs in members.values() for run in runs]
+        self.assertEqual(seeds, [5, 6, 5, 6])
+        values = {"g00-m00-s5": 1.0, "g00-m00-s6": 3.0, "g00-m01-s5": 0.5}  # a run without it
+        numbers = lambda path: {"diag/f": values[path.name]} if path.name in values else {}  # noqa: E731
+        with (
+            mock.patch.object(evolution, "last_numbers", numbers),
+            mock.patch.object(evolution, "finished", lambda path: True),
+        ):
+            generation = several.tell(self.folder, members, np.ones((2, 6)))
+            np.testing.assert_array_equal(generation.fitness, [2, np.inf])
+            rows, everyone = evolve.table(several, self.folder)
+        self.assertEqual([row.get("diag/f") for row in rows], [2.0, None])
+        self.assertEqual(everyone.fitness.argmin(), 0)
+
+    def test_the_seeds_follow_that_of_the_config(self):
+        options = {"fitness": "f", "maximize": False, "data": "", "eval_data": ""}
+        for changes, first in (([], "0"), ([("train.seed", 3)], "3")):
+            made = SearchPlan.of(
+                f"{METHOD}:digits",
+                changes,
+                "objective.weights",
+                settings=Settings(runs=2),
+                **options,
+            )
+            self.assertEqual(made.overrides["train.seed"], first)
 
     def test_numbers_must_be_there(self):
         options = {"fitness": "f", "maximize": False, "data": "", "eval_data": ""}
@@ -171,7 +205,7 @@ class EvolveTest(absltest.TestCase):
         child.send_signal(signal.SIGKILL)
         child.wait()
         self.assertIn(
-            "members to train: g01-m0", self.run_cli([*argv, f"--workdir={killed}", "--ask"])
+            "runs to train: g01-m0", self.run_cli([*argv, f"--workdir={killed}", "--ask"])
         )
         table = self.run_cli([*argv, f"--workdir={killed}"])
         self.assertIn("diag/zipf_kl", table)
@@ -179,7 +213,7 @@ class EvolveTest(absltest.TestCase):
         for name in ("g00-m00", "g00-m01", "g01-m00", "g01-m01"):
             configs = [json.loads((f / name / "config.json").read_text()) for f in (whole, killed)]
             self.assertEqual(configs[0], configs[1])
-            last = [evolution.last_metrics(f / name)["diag/zipf_kl"] for f in (whole, killed)]
+            last = [study.last_numbers(f / name)["diag/zipf_kl"] for f in (whole, killed)]
             self.assertEqual(last[0], last[1])
         best = [json.loads((f / "best.json").read_text()) for f in (whole, killed)]
         self.assertEqual(best[0], best[1])
