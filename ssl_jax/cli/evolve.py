@@ -86,10 +86,11 @@ def table(plan: SearchPlan, folder: Path) -> tuple[list[Row], Generation]:
     """
     rows: list[Row] = []
     _, history = plan.next(folder)
-    for number, (genomes, _) in enumerate(history):
-        members = plan.members(number, genomes).items()
-        for (name, runs), genome in zip(members, genomes, strict=True):
-            shown = {key: mean_number(folder, runs, key) for key in (plan.fitness, ENTROPY)}
+    for number, (genomes, fitness) in enumerate(history):
+        members, values = plan.members(number, genomes).items(), fitness * plan.sign
+        for (name, runs), genome, value in zip(members, genomes, values, strict=True):
+            entropy = mean_number(folder, runs, ENTROPY)
+            shown = {plan.fitness: float(value), ENTROPY: entropy}
             row: Row = {"run": name} | {k: v for k, v in shown.items() if math.isfinite(v)}
             rows.append(row | dict(zip(plan.names, map(float, genome), strict=True)))
     return rows, Generation(*map(np.concatenate, zip(*history, strict=True)))

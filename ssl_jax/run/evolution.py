@@ -158,6 +158,11 @@ class SearchPlan:
     eval_data: str
     settings: Settings
 
+    @property
+    def sign(self) -> int:
+        """Factor of the metric that gives a fitness to minimise, 1 or -1."""
+        return -1 if self.maximize else 1
+
     @classmethod
     def of(
         cls, config: str, overrides: Sequence[tuple[str, Any]], genes: str, **more: Any
@@ -262,7 +267,7 @@ class SearchPlan:
           UserError: no member has a fitness.
         """
         values = [mean_number(folder, runs, self.fitness) for runs in members.values()]
-        fitness = np.array(values) * (-1 if self.maximize else 1)
+        fitness = np.array(values) * self.sign
         if not np.isfinite(fitness).any():
             raise UserError(
                 f"--fitness={self.fitness}: no member of the generation of {next(iter(members))} "

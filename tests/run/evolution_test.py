@@ -124,37 +124,36 @@ class PlanTest(absltest.TestCase):
             SearchPlan.read(self.folder.parent)
 
     def test_a_metric_that_no_member_has(self):
-        runs = plan().members(0, np.ones((2, 6)))
+        members = plan().members(0, np.ones((2, 6)))
         with self.assertRaisesRegex(UserError, "--fitness=diag/f: no member of the generation of"):
-            plan().tell(self.folder, runs, np.ones((2, 6)))
+            plan().tell(self.folder, members, np.ones((2, 6)))
 
     def test_maximize(self):
         values = iter((0.5, float("nan")))
         with mock.patch.object(evolution, "last_numbers", lambda _: {"diag/f": next(values)}):
-            runs = plan().members(0, np.ones((2, 6)))
-            generation = plan(maximize=True).tell(self.folder, runs, np.ones((2, 6)))
+            members = plan().members(0, np.ones((2, 6)))
+            generation = plan(maximize=True).tell(self.folder, members, np.ones((2, 6)))
         np.testing.assert_array_equal(generation.fitness, [-0.5, np.inf])
 
     def test_the_fitness_is_the_mean_of_runs_from_several_seeds(self):
-        several = plan(
-            overrides={"train.seed": "5"}, settings=Settings(population=2, generations=1, runs=2)
-        )
+        settings = Settings(population=2, generations=1, runs=2)
+        several = plan(overrides={"train.seed": "5"}, maximize=True, settings=settings)
         members = several.members(0, np.ones((2, 6)))
         names = [[run.name for run in runs] for runs in members.values()]
         self.assertEqual(names, [["g00-m00-s5", "g00-m00-s6"], ["g00-m01-s5", "g00-m01-s6"]])
         seeds = [run.changes["train.seed"] for runs in members.values() for run in runs]
         self.assertEqual(seeds, [5, 6, 5, 6])
-        values = {"g00-m00-s5": 1.0, "g00-m00-s6": 3.0, "g00-m01-s5": 0.5}  # a run without it
+        values = {"g00-m00-s5": 9.0, "g00-m01-s5": 1.0, "g00-m01-s6": 3.0}  # a run without it
         numbers = lambda path: {"diag/f": values[path.name]} if path.name in values else {}  # noqa: E731
         with (
             mock.patch.object(evolution, "last_numbers", numbers),
             mock.patch.object(evolution, "finished", lambda path: True),
         ):
             generation = several.tell(self.folder, members, np.ones((2, 6)))
-            np.testing.assert_array_equal(generation.fitness, [2, np.inf])
-            rows, everyone = evolve.table(several, self.folder)
-        self.assertEqual([row.get("diag/f") for row in rows], [2.0, None])
-        self.assertEqual(everyone.fitness.argmin(), 0)
+            np.testing.assert_array_equal(generation.fitness, [np.inf, -2])
+            rows, population = evolve.table(several, self.folder)
+        self.assertEqual([row.get("diag/f") for row in rows], [None, 2.0])
+        self.assertEqual(population.fitness.argmin(), 1)
 
     def test_the_seeds_follow_that_of_the_config(self):
         options = {"fitness": "f", "maximize": False, "data": "", "eval_data": ""}
